@@ -1,0 +1,68 @@
+"""The settings of one engine, written by the agent as `engine.json` and read by each of its processes."""
+
+from __future__ import annotations
+
+from semipd_core.partition import Isolation
+from semipd_core.telemetry import SloTargets, Wire
+
+
+class EngineConfig(Wire, frozen=True, kw_only=True):
+    """Everything an engine's processes need. Paths of sockets and files derive from `directory`."""
+
+    engine_id: str
+    directory: str  # of this engine, private to the user; absolute
+    agent_lock: str  # flocked by the living agent; processes stop when it has been free for 30 s
+    zygote_socket: str
+    model_uri: str
+    served_name: str
+    dtype: str  # "Auto", "BF16", "FP32"
+    max_context_tokens: int | None  # None: what the model has
+    kv_bytes: int | None  # None: chosen by the memory server
+    block_tokens: int
+    max_rows: int  # sequences at most in one decode step
+    prefill_budget_tokens: int  # of one prefill step (chunk)
+    mixed_budget_tokens: int  # of one mixed step, decode rows included (`Unified`)
+    prefill_policy: str  # "SPF" or "FCFS"
+    spf_aging_tokens_per_s: float
+    spf_max_wait_s: float
+    run_ahead: int  # steps in flight per lane at most, 1 = none ahead
+    isolation: Isolation
+    cpus: list[int]  # affinity of the lanes
+    host: str | None  # front end on TCP; None: on the unix socket `front_socket` only
+    port: int | None
+    api_key: str | None
+    max_queued_requests: int
+    slo: SloTargets
+    prefix_cache: bool = True
+
+    @property
+    def memory_socket(self) -> str:
+        return self.directory + "/memory.sock"
+
+    @property
+    def coordinator_socket(self) -> str:
+        return self.directory + "/coordinator.sock"
+
+    @property
+    def front_socket(self) -> str:
+        """The front end's HTTP on a unix socket: always there, for the agent and the local proxy."""
+        return self.directory + "/front.sock"
+
+    @property
+    def model_directory(self) -> str:
+        """Written by the memory server before it loads weights: `model.json`, `tokenizer.json`, `chat_template.jinja`."""
+        return self.directory + "/model"
+
+    @property
+    def error_file(self) -> str:
+        """Where a process that exits with code 2 leaves its `SpecError` as JSON."""
+        return self.directory + "/error.json"
+
+
+class SpecError(Wire, frozen=True, kw_only=True):
+    """An `InvalidSpec` on its way from a process to the user."""
+
+    path: str
+    given: str
+    allowed: str
+

@@ -1,0 +1,119 @@
+"""What engines report about themselves: the wire form of windows, lanes and steps (JSON over HTTP, camelCase).
+
+The meaning of a window (attainment, percentiles, idle / no data / bad) lives in `semipd_core.slo`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from semipd_core.partition import Role
+
+SLOT_SECONDS = 2  # width of one window slot; slots start at multiples of it in unix time
+SLOTS_KEPT = 60
+
+
+class Wire(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+    """Base of all report types."""
+
+
+class WindowSlot(Wire, frozen=True, kw_only=True):
+    """Counts and histograms of one slot. A request is judged once: when it ends, or as soon as a miss is certain.
+
+    Histograms are sparse {bucket index: count} (`semipd_core.slo.histogram`).
+    """
+
+    start_s: int  # unix time, a multiple of SLOT_SECONDS
+    arrived: int = 0
+    completed: int = 0
+    attained: int = 0
+    missed: int = 0  # judged and not attained: late, failed, refused (429)
+    missed_ttft: int = 0
+    missed_tpot: int = 0
+    rejected: int = 0
+    errored: int = 0
+    prompt_tokens: int = 0  # of arrivals
+    cached_tokens: int = 0
+    output_tokens: int = 0  # sent in this slot
+    ttft_ms: dict[int, int] = msgspec.field(default_factory=dict)
+    tpot_ms: dict[int, int] = msgspec.field(default_factory=dict)
+
+
+class StepSample(Wire, frozen=True, kw_only=True):
+    """One executed step, for latency models. Wall time includes waiting for the device's arbiter."""
+
+    role: Role
+    at_ns: int  # monotonic, when it ended
+    rows: int
+    tokens: int  # computed in this step
+    context_tokens: int  # KV entries read, summed over rows
+    wall_us: int
+    compute_us: int
+    prefill_percent: int  # caps in force
+    decode_percent: int
+    contended_permille: int  # part of the wall time during which the other lane also had a step in flight
+
+
+class LaneReport(Wire, frozen=True, kw_only=True):
+    """A lane as the coordinator sees it. Counters are cumulative since the coordinator started, per role."""
+
+    lane_id: str
+    role: Role
+    pid: int
+    active: bool
+    requested_percent: int
+    granted_percent: int
+    batch: int  # rows of the step in flight, 0 when idle
+    steps: int
+    tokens: int
+    busy_us: int  # wall time with a step in flight
+    compute_us: int
+
+
+class CoordinatorReport(Wire, frozen=True, kw_only=True):
+    """Queues, KV cache, lanes and the latest steps of one engine."""
+
+    waiting: int  # no block yet
+    prefilling: int
+    decoding: int
+    kv_blocks_total: int
+    kv_blocks_used: int
+    kv_blocks_cached: int  # free but holding reusable prefixes
+    block_tokens: int
+    waiting_tokens: int  # prompt tokens not yet computed, of waiting and prefilling requests
+    oldest_wait_ms: int
+    preemptions: int
+    prefix_hit_tokens: int
+    lane_restarts: int
+    lanes: list[LaneReport] = msgspec.field(default_factory=list)
+    samples: list[StepSample] = msgspec.field(default_factory=list)  # the latest 64 per role
+
+
+class SloTargets(Wire, frozen=True, kw_only=True):
+    ttft_percentile: int
+    ttft_ms: int
+    tpot_percentile: int
+    tpot_ms: int
+
+
+class FrontEndReport(Wire, frozen=True, kw_only=True):
+    """`GET /internal/window` of a front end."""
+
+    at_s: float  # unix time
+    ready: bool
+    slo: SloTargets
+    open_requests: int
+    queued_requests: int  # open, no token yet
+    slots: list[WindowSlot]
+
+
+class EngineReport(Wire, frozen=True, kw_only=True):
+    """One engine as its agent reports it: `GET /v1/windows` of the agent returns a list of these."""
+
+    engine_id: str
+    at_s: float
+    phase: str  # semipd_core.repartition.Phase
+    requested: tuple[int, int]  # prefill, decode percent
+    granted: tuple[int, int]
+    front_end: FrontEndReport | None  # None: no data
+    coordinator: CoordinatorReport | None
