@@ -65,4 +65,3 @@ class SpecError(Wire, frozen=True, kw_only=True):
     path: str
     given: str
     allowed: str
-

@@ -7,6 +7,7 @@ the standard library's Connection as it is. The end of a connection is how the d
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import struct
@@ -98,10 +99,8 @@ class AsyncChannel:
 
     async def close(self) -> None:
         self._writer.close()
-        try:
+        with contextlib.suppress(OSError):
             await self._writer.wait_closed()
-        except OSError:
-            pass
 
 
 async def connect_async(path: str) -> AsyncChannel:

@@ -1,0 +1,1 @@
+"""The commands `semipd …`: wires the parts, decides nothing."""

@@ -1,0 +1,1 @@
+"""The Kubernetes operator: observe services and partitions, plan their children and status, apply."""
