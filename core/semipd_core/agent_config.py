@@ -1,0 +1,137 @@
+"""What an agent is told at start (`service.json`), and what it answers under `GET /v1/status`. JSON, camelCase."""
+
+from __future__ import annotations
+
+import msgspec
+
+from semipd_core.partition import Isolation
+from semipd_core.telemetry import SloTargets, Wire
+
+
+class PartitionSettings(Wire, frozen=True, kw_only=True):
+    """The service's `spec.partition` with all defaults filled in. Percent."""
+
+    mode: str  # "Auto", "Advisory", "Static"
+    policy: str  # "ModelPredictive", "SLOFeedback", "Static"
+    isolation: Isolation
+    initial_prefill_percent: int
+    initial_decode_percent: int
+    prefill_min_percent: int
+    prefill_max_percent: int
+    decode_min_percent: int
+    decode_max_percent: int
+    cooldown_seconds: int
+
+
+class AgentConfig(Wire, frozen=True, kw_only=True):
+    """One pod (or machine): `engines` engines of one service, behind one address."""
+
+    service: str
+    engines: int
+    device: str  # "CPU" or "CUDA"
+    host: str
+    port: int
+    model_uri: str
+    served_name: str
+    dtype: str  # "Auto", "BF16", "FP32"
+    max_context_tokens: int | None
+    kv_bytes: int | None  # per engine; None: chosen by the memory server
+    block_tokens: int
+    max_rows: int
+    prefill_budget_tokens: int
+    mixed_budget_tokens: int
+    prefill_policy: str
+    spf_aging_tokens_per_s: float
+    spf_max_wait_s: float
+    run_ahead: int
+    prefix_cache: bool
+    api_key: str | None
+    max_queued_requests: int
+    drain_timeout_seconds: int
+    slo: SloTargets
+    partition: PartitionSettings
+
+
+class WishWire(Wire, frozen=True, kw_only=True):
+    """A wish as `PUT /v1/wish` and `wish.json` carry it: {target, band, decisionId, reason, message, pinned}."""
+
+    target: PartitionWire
+    decision_id: str
+    band: BandWire | None = None  # None: the target alone
+    reason: str = "Manual"
+    message: str = ""
+    pinned: bool = False
+
+
+class PartitionWire(Wire, frozen=True, kw_only=True):
+    prefill_percent: int
+    decode_percent: int
+
+
+class BandWire(Wire, frozen=True, kw_only=True):
+    prefill_min_percent: int
+    prefill_max_percent: int
+    decode_min_percent: int
+    decode_max_percent: int
+
+
+class ProcessStatus(Wire, frozen=True, kw_only=True):
+    role: str  # agent, zygote, proxy, memory, coordinator, frontend, prefill, decode, mixed
+    pid: int
+    requested_percent: int | None = None  # lanes only
+    granted_percent: int | None = None
+    restarts: int = 0
+
+
+class SwitchStatus(Wire, frozen=True, kw_only=True):
+    """The switch under way, or the last one."""
+
+    decision_id: str
+    at_s: float  # unix time of the wish
+    from_partition: PartitionWire
+    to_partition: PartitionWire
+    reason: str
+    message: str
+    seconds: float | None  # wish to effect; None while under way
+    outcome: str  # "Switching", "Done", "RolledBack"
+
+
+class EngineStatus(Wire, frozen=True, kw_only=True):
+    engine_id: str
+    phase: str
+    isolation: Isolation
+    requested: PartitionWire
+    granted: PartitionWire | None
+    processes: list[ProcessStatus]
+    kv_blocks_total: int
+    kv_blocks_used: int
+    ready: bool
+    switch: SwitchStatus | None = None
+    error: str | None = None
+
+
+class DecisionStatus(Wire, frozen=True, kw_only=True):
+    """A decision of any loop, newest first in lists."""
+
+    at_s: float
+    loop: str  # "cluster", "node", "manual"
+    engine_id: str | None  # None: all engines
+    partition: PartitionWire
+    changed: bool
+    reason: str
+    message: str
+
+
+class AgentStatus(Wire, frozen=True, kw_only=True):
+    service: str
+    url: str
+    ready: bool
+    draining: bool
+    agent: ProcessStatus
+    shared: list[ProcessStatus]  # zygote, proxy
+    engines: list[EngineStatus]
+    wish: WishWire | None
+    decisions: list[DecisionStatus]  # the last 10
+    switches: list[SwitchStatus]  # the last 100, oldest first
+    attainment_permille: int | None  # None: idle or no data
+    started_s: float = msgspec.field(default=0.0)
