@@ -36,6 +36,11 @@ class EngineConfig(Wire, frozen=True, kw_only=True):
     prefix_cache: bool = True
 
     @property
+    def num_slots(self) -> int:
+        """Rows of a lane's block table: requests that may hold KV blocks at once, prefilling ones included."""
+        return 4 * self.max_rows
+
+    @property
     def memory_socket(self) -> str:
         return self.directory + "/memory.sock"
 

@@ -43,7 +43,7 @@ class Channel:
     def receive(self) -> messages.AnyMessage:
         try:
             return messages.decode(self._connection.recv_bytes())
-        except ConnectionResetError as error:
+        except OSError as error:  # reset, or ended inside a message
             raise EOFError from error
 
     def has_message(self, timeout_s: float = 0.0) -> bool:

@@ -12,6 +12,7 @@ import signal
 from pathlib import Path
 
 ENVIRONMENT = "SEMIPD_FAILPOINTS"
+POISON_ENVIRONMENT = "SEMIPD_FAILPOINT_POISON_TOKEN"
 ONCE_ENVIRONMENT = "SEMIPD_FAILPOINT_ONCE"
 
 # Every place there is. Tests generate their cases from this table; `reach` refuses a name that is not in it.
@@ -70,6 +71,20 @@ def reach(name: str) -> None:
     _passes[name] = _passes.get(name, 0) + 1
     if _passes[name] == _targets[name] and _first_time(name):
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def reach_poison(tokens: list[int]) -> None:
+    """Die here if `SEMIPD_FAILPOINT_POISON_TOKEN` is among `tokens`: a request that kills every lane that takes it."""
+    if _poison is not None and _poison in tokens:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _poison_token() -> int | None:
+    value = os.environ.get(POISON_ENVIRONMENT)
+    return None if value is None else int(value)
+
+
+_poison = _poison_token()
 
 
 def _first_time(name: str) -> bool:

