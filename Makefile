@@ -19,7 +19,7 @@ INSTALL_REQUIREMENTS = $(UV) pip install --quiet --python $(RUN)/python --requir
 endif
 
 help: ## show this
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
 
 $(UV):
 	@echo "getting uv through pip"
