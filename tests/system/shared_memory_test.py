@@ -23,12 +23,12 @@ class Mapping:
 
 
 def weights_mappings(pid: int) -> list[Mapping]:
-    """The mappings of the `weights` memfd in one process."""
+    """The mappings of the weights memfd in one process."""
     found = []
     for block in re.split(r"(?m)^(?=[0-9a-f]+-[0-9a-f]+ )", Path(f"/proc/{pid}/smaps").read_text()):
         head, _, rest = block.partition("\n")
         fields = head.split(maxsplit=5)
-        if len(fields) == 6 and "memfd:weights" in fields[5]:
+        if len(fields) == 6 and "memfd:semipd-weights" in fields[5]:
             kib = dict(re.findall(r"(?m)^(\w+): +(\d+) kB", rest))
             found.append(
                 Mapping(

@@ -15,7 +15,7 @@ import msgspec
 from semipd_core import messages
 from semipd_core.engine import coordinator as core
 from semipd_core.engine.coordinator import Coordinator
-from semipd_core.partition import Isolation
+from semipd_core.partition import Isolation, Role
 from semipd_core.telemetry import CoordinatorReport
 from semipd_engine.coordinator.peers import Peer, Peers, send
 from semipd_engine.lane.arbiter import ControlPage
@@ -39,7 +39,6 @@ class CoordinatorProcess:
         self._decider = decider
         self._listener = listener
         self._control = control
-        self._isolation = isolation
         self._orphan_watch = orphan_watch
         self._clock_ns = clock_ns
         self._peers = Peers()
@@ -47,6 +46,8 @@ class CoordinatorProcess:
         self._selector.register(listener, selectors.EVENT_READ)
         self._log = log.logger(__name__)
         self.stopping = False
+        if isolation is Isolation.GREEN_CONTEXT:
+            self._take_over_caps()
 
     def serve(self) -> None:
         """Until SIGTERM sets `stopping` or there has been no agent for the grace period."""
@@ -56,6 +57,16 @@ class CoordinatorProcess:
                     self._accept()
                 else:
                     self._read(key.data)
+
+    def _take_over_caps(self) -> None:
+        """Caps outlive a coordinator in the control page; a fresh page caps nobody."""
+        prefill_percent = self._control.cap_percent(Role.PREFILL) or 100
+        decode_percent = self._control.cap_percent(Role.DECODE) or 100
+        self._set_caps(prefill_percent, decode_percent)
+
+    def _set_caps(self, prefill_percent: int, decode_percent: int) -> None:
+        self._control.set_caps(prefill_percent, decode_percent)
+        self._decider.set_caps(prefill_percent, decode_percent)
 
     def _accept(self) -> None:
         connection, _ = self._listener.accept()
@@ -90,8 +101,7 @@ class CoordinatorProcess:
             case messages.GetState():
                 send(peer, messages.State(report=self._report()))
             case messages.SetCaps():
-                self._control.set_caps(message.prefill_percent, message.decode_percent)
-                self._decider.set_caps(message.prefill_percent, message.decode_percent)
+                self._set_caps(message.prefill_percent, message.decode_percent)
                 send(peer, messages.State(report=self._report()))
             case messages.Submit():
                 failpoints.reach("coordinator.submit_received")

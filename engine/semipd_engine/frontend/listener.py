@@ -1,0 +1,70 @@
+"""HTTP listeners inside a process that handles signals by itself."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Generator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from semipd_core.errors import InvalidSpec
+
+BIND_PATIENCE_S = 3.0  # a process that has just died may still hold the port
+
+
+class Listener(uvicorn.Server):
+    """Serves until `should_exit`. Signals are the process's own business."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+    async def serve_on(self, listening: socket.socket) -> None:
+        await self.serve(sockets=[listening])
+
+
+def build_listener(app: ASGIApp) -> Listener:
+    return Listener(
+        uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            log_level="warning",
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=5,
+        )
+    )
+
+
+def bind_tcp(host: str, port: int) -> socket.socket:
+    """Raises: InvalidSpec if the address cannot be had."""
+    deadline_s = time.monotonic() + BIND_PATIENCE_S
+    while True:
+        try:
+            return _bound(host, port)
+        except OSError as error:
+            if time.monotonic() > deadline_s:
+                allowed = f"an address that is free: {os.strerror(error.errno or 0)}"
+                raise InvalidSpec("port", f"{host}:{port}", allowed) from error
+            time.sleep(0.1)
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(1024)
+    except OSError:
+        sock.close()
+        raise
+    return sock

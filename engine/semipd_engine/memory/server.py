@@ -1,0 +1,49 @@
+"""Hands the arenas to whoever connects: one JSON line and three descriptors, then the connection is closed."""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+
+import msgspec
+import structlog
+
+from semipd_engine.memory.manifest import Manifest
+from semipd_shell import failpoints
+from semipd_shell.agent_watch import OrphanWatch
+from semipd_shell.channel import SEND_TIMEOUT_S
+
+POLL_S = 0.5
+
+
+def serve(
+    listener: socket.socket,
+    manifest: Manifest,
+    fds: list[int],
+    *,
+    watch: OrphanWatch,
+    log: structlog.stdlib.BoundLogger,
+) -> None:
+    """Until no agent lives."""
+    line = msgspec.json.encode(manifest) + b"\n"
+    failpoints.reach("memory.listening")
+    while not watch.is_orphaned(time.monotonic()):
+        ready, _, _ = select.select([listener], [], [], POLL_S)
+        if not ready:
+            continue
+        peer, _ = listener.accept()
+        with peer:
+            try:
+                _hand_out(peer, line, fds)
+            except OSError as error:
+                log.info("a client went away before it had its arenas", error=str(error))
+            else:
+                failpoints.reach("memory.fds_sent")
+    log.info("no agent lives, stopping")
+
+
+def _hand_out(peer: socket.socket, line: bytes, fds: list[int]) -> None:
+    peer.settimeout(SEND_TIMEOUT_S)
+    sent_bytes = socket.send_fds(peer, [line], fds)
+    peer.sendall(line[sent_bytes:])

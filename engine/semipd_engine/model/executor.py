@@ -1,0 +1,68 @@
+"""Runs step plans: block deltas in, a batch through the decoder, sampled tokens out."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+from semipd_core import messages
+from semipd_core.engine_config import EngineConfig
+from semipd_engine.memory.client import Attachment
+from semipd_engine.model import sampling
+from semipd_engine.model.arenas import kv_tensor, weight_tensors
+from semipd_engine.model.batch import build_batch
+from semipd_engine.model.block_tables import BlockTables
+from semipd_engine.model.decoder import Decoder, Turns
+
+WARM_UP_TOKENS = 16
+
+
+class Executor:
+    """Holds no request: block tables, and the token last sampled for each slot."""
+
+    def __init__(self, decoder: Decoder, tables: BlockTables, num_blocks: int) -> None:
+        self._decoder = decoder
+        self._tables = tables
+        self._num_blocks = num_blocks
+
+    @classmethod
+    def build(cls, config: EngineConfig, attachment: Attachment) -> Executor:
+        manifest = attachment.manifest
+        decoder = Decoder(manifest.model, weight_tensors(attachment), kv_tensor(attachment))
+        tables = BlockTables(
+            num_slots=config.num_slots,
+            max_context_tokens=manifest.max_context_tokens,
+            block_tokens=manifest.block_tokens,
+        )
+        return cls(decoder, tables, manifest.num_blocks)
+
+    def execute(self, plan: messages.StepPlan, turns: Turns) -> tuple[list[int | None], list[float | None]]:
+        """Token and log-probability per row; None where a row wants none."""
+        for row in plan.rows:
+            self._tables.apply(row)
+        batch = build_batch(plan.rows, self._tables, self._num_blocks, self._decoder.dtype)
+        logits = self._decoder.forward(batch, turns)
+        tokens: list[int | None] = [None] * len(plan.rows)
+        logprobs: list[float | None] = [None] * len(plan.rows)
+        rows = [plan.rows[index] for index in batch.sampled_rows]
+        samplings = [row.sampling for row in rows if row.sampling is not None]
+        positions = [row.start + row.num_tokens for row in rows]
+        choices = sampling.sample(logits, samplings, positions)
+        for index, row, choice in zip(batch.sampled_rows, rows, choices, strict=True):
+            self._tables.remember(row.slot, choice.token)
+            tokens[index], logprobs[index] = choice.token, choice.logprob
+        return tokens, logprobs
+
+    def warm_up(self) -> None:
+        """One small batch of both kinds of rows, so that weights are mapped and kernels chosen. Writes only to the null block."""
+        prompt = [0] * min(WARM_UP_TOKENS, self._tables.max_context_tokens)
+        chunk = messages.Row(slot=0, start=0, tokens=prompt, blocks_from=0, blocks=[0], sampling=None)
+        single = messages.Row(
+            slot=0, start=0, tokens=[0], blocks_from=0, blocks=[0], sampling=messages.Sampling()
+        )
+        plan = messages.StepPlan(epoch=0, rows=[chunk, single], request_ids=["", ""])
+        self.execute(plan, _NoTurns())
+
+
+class _NoTurns:
+    def turn(self) -> AbstractContextManager[None]:
+        return nullcontext()

@@ -1,0 +1,127 @@
+"""The proxy's routes: `/v1` goes to an engine, the rest is its own. `/internal` of the front ends is out of reach."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import httpx
+import msgspec
+import structlog
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from semipd_engine.frontend import api_errors
+from semipd_engine.frontend.access import CLIENT_LEFT
+from semipd_engine.frontend.api_errors import ApiError
+from semipd_engine.frontend.disconnects import run_until_disconnect
+from semipd_engine.frontend.http_app import read_body
+from semipd_engine.frontend.request_record import choose_request_id
+from semipd_engine.proxy.forwarding import RETRY_AFTER_S, Exchange, Forwarder, target_of
+from semipd_engine.proxy.metrics import Metrics
+from semipd_engine.proxy.upstreams import Upstream
+from semipd_shell import log
+
+_log = log.logger(__name__)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class ProxyApp:
+    """An ASGI application."""
+
+    upstreams: Sequence[Upstream]
+    forwarder: Forwarder
+    metrics: Metrics
+    draining: bool = False
+    num_in_flight: int = 0
+
+    @property
+    def is_ready(self) -> bool:
+        return not self.draining and any(one.ready for one in self.upstreams)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "http"
+        if scope["path"].startswith("/v1/"):
+            await self._proxy(scope, receive, send)
+        else:
+            await self._own(scope["path"])(scope, receive, send)
+
+    def _own(self, path: str) -> Response:
+        if path == "/health":
+            return _json({"status": "ok"}, 200)
+        if path == "/ready":
+            return _json({"ready": self.is_ready, "draining": self.draining}, 200 if self.is_ready else 503)
+        if path == "/metrics":
+            return Response(self.metrics.expose(self.upstreams), media_type=CONTENT_TYPE_LATEST)
+        return _error(ApiError(404, f"{path}: not found, allowed: /v1, /health, /ready, /metrics"))
+
+    async def _proxy(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        exchange = Exchange(
+            method=request.method,
+            target=target_of(scope),
+            headers=scope["headers"],
+            body=b"",
+            request_id=choose_request_id(request.headers.get("x-request-id")),
+        )
+        started_s = time.monotonic()
+        self.num_in_flight += 1
+        with structlog.contextvars.bound_contextvars(request_id=exchange.request_id):
+            try:
+                status = await self._answer(request, exchange, send)
+            finally:
+                self.num_in_flight -= 1
+            self.metrics.request_ended(status)
+            _log.info(
+                "request",
+                method=exchange.method,
+                path=scope["path"],
+                status=status,
+                engine=exchange.engine,
+                attempts=exchange.attempts,
+                total_ms=round((time.monotonic() - started_s) * 1000, 1),
+            )
+
+    def _check_serving(self) -> None:
+        if self.draining:
+            raise api_errors.unavailable("draining: only open requests are finished", RETRY_AFTER_S)
+
+    async def _answer(self, request: Request, exchange: Exchange, send: Send) -> int:
+        """The status of the answer; whatever goes wrong, the client gets an error body if nothing was sent yet."""
+        try:
+            self._check_serving()
+            exchange.body = await read_body(request)
+            finished = await run_until_disconnect(self.forwarder.forward(exchange, send), request.receive)
+        except ClientDisconnect:
+            return CLIENT_LEFT
+        except ApiError as error:
+            return await _send_error(error, request, exchange, send)
+        except httpx.TransportError as error:
+            # The response has begun: leaving it unfinished makes the server close the connection.
+            _log.warning(
+                "engine vanished in the middle of an answer", engine=exchange.engine, error=repr(error)
+            )
+            return 502
+        except Exception:
+            _log.exception("request failed")
+            if exchange.status is not None:
+                return 500
+            return await _send_error(api_errors.internal(), request, exchange, send)
+        return (exchange.status or CLIENT_LEFT) if finished else CLIENT_LEFT
+
+
+async def _send_error(error: ApiError, request: Request, exchange: Exchange, send: Send) -> int:
+    await _error(error, exchange.request_id)(request.scope, request.receive, send)
+    return error.status
+
+
+def _error(error: ApiError, request_id: str | None = None) -> Response:
+    headers = error.headers() | ({"x-request-id": request_id} if request_id else {})
+    return Response(error.body(), error.status, headers)
+
+
+def _json(value: object, status: int) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type="application/json")

@@ -1,0 +1,18 @@
+"""Fixtures of every part's tests. Modules in `fixtures/` can be imported by name."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "fixtures"))
+
+from tiny_llama import write_tiny_llama
+
+
+@pytest.fixture(scope="session")
+def tiny_llama_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of 2 layers, 512 tokens of context and 384 tokens of vocabulary, in Hugging Face layout."""
+    return write_tiny_llama(tmp_path_factory.mktemp("tiny-llama") / "model")
