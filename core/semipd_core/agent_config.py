@@ -135,3 +135,4 @@ class AgentStatus(Wire, frozen=True, kw_only=True):
     switches: list[SwitchStatus]  # the last 100, oldest first
     attainment_permille: int | None  # None: idle or no data
     started_s: float = msgspec.field(default=0.0)
+    problems: list[str] = msgspec.field(default_factory=list)  # what the agent could not do and tries again

@@ -1,0 +1,85 @@
+"""Field types that several objects share. Integers only; the unit is in the field's name."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from semipd_core.api.model_uri import ModelUriMark
+from semipd_core.api.quantity import CpuMark, MemoryMark
+from semipd_core.api.wire import Between, Matches, wire
+
+GROUP = "semipd.io"
+API_VERSION = "semipd.io/v1alpha1"
+
+_LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+
+Percent = Annotated[int, Between(1, 100)]
+Permille = Annotated[int, Between(0, 1000)]
+Percentile = Annotated[int, Between(1, 99)]
+Count = Annotated[int, Between(0, 100_000)]
+Positive = Annotated[int, Between(1, 100_000)]
+Milliseconds = Annotated[int, Between(1, 600_000)]
+Seconds = Annotated[int, Between(0, 86_400)]
+DnsLabel = Annotated[
+    str,
+    Matches(
+        _LABEL, "a DNS label: a-z, 0-9 and '-', a letter or digit at both ends, at most 63 characters", 63
+    ),
+]
+DnsSubdomain = Annotated[
+    str,
+    Matches(rf"{_LABEL}(\.{_LABEL})*", "a DNS subdomain: DNS labels joined by '.', at most 253 characters"),
+]
+NonEmpty = Annotated[str, Matches(r"(?s:.+)", "a string that is not empty, at most 253 characters")]
+Quantity = Annotated[str | int, MemoryMark()]
+CpuQuantity = Annotated[str | int, CpuMark()]
+ModelUriText = Annotated[str, ModelUriMark()]
+
+
+class Device(StrEnum):
+    AUTO = "Auto"
+    CUDA = "CUDA"
+    CPU = "CPU"
+
+
+@wire
+class PartitionSplit:
+    """A pair of caps in percent of the device's SMs; sums above 100 are legal."""
+
+    prefill_percent: Percent
+    decode_percent: Percent
+
+
+@wire
+class ShareBounds:
+    """Caps that may be chosen, inclusive."""
+
+    prefill_min_percent: Percent = 20
+    prefill_max_percent: Percent = 100
+    decode_min_percent: Percent = 40
+    decode_max_percent: Percent = 100
+
+
+@wire
+class LocalRef:
+    """An object in the same namespace (a class is found cluster-wide)."""
+
+    name: DnsSubdomain
+
+
+@wire
+class SecretKeyRef:
+    name: DnsSubdomain
+    key: NonEmpty
+
+
+@wire
+class Toleration:
+    """As in a pod: https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/."""
+
+    key: str | None = None
+    operator: str | None = None
+    value: str | None = None
+    effect: str | None = None
+    toleration_seconds: int | None = None

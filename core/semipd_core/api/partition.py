@@ -1,0 +1,74 @@
+"""SemiPDPartition: what one engine pod is asked for (spec: operator) and what its agent found (status: agent)."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from semipd_core.api.conditions import Condition
+from semipd_core.api.fields import NonEmpty, PartitionSplit, Percent
+from semipd_core.api.metadata import PodObjectMeta
+from semipd_core.api.wire import wire
+
+
+class GpuHealth(StrEnum):
+    HEALTHY = "Healthy"
+    UNHEALTHY = "Unhealthy"
+    UNKNOWN = "Unknown"
+
+
+@wire
+class BandSpec:
+    """The caps inside which the agent may move by itself, inclusive. Equal ends pin the split."""
+
+    prefill_min_percent: Percent
+    prefill_max_percent: Percent
+    decode_min_percent: Percent
+    decode_max_percent: Percent
+
+
+@wire
+class PodPartitionSpec:
+    """For all engines of the pod."""
+
+    target: PartitionSplit
+    band: BandSpec | None = None  # None: the target alone
+    decision_id: NonEmpty
+    reason: str = ""
+    message: str = ""
+
+
+@wire
+class GpuStatus:
+    uuid: str
+    health: GpuHealth
+    message: str = ""
+
+
+@wire
+class EnginePartitionStatus:
+    """The switch under way is the condition `Switching`."""
+
+    name: NonEmpty
+    requested: PartitionSplit
+    granted: PartitionSplit | None = None  # None: not read back yet
+    gpus: tuple[GpuStatus, ...] = ()
+    conditions: tuple[Condition, ...] = ()
+
+
+@wire
+class PodPartitionStatus:
+    observed_generation: int | None = None
+    observed_decision_id: str | None = None
+    last_heartbeat_time: str | None = None  # RFC 3339
+    engines: tuple[EnginePartitionStatus, ...] = ()
+    conditions: tuple[Condition, ...] = ()
+
+
+@wire
+class SemiPDPartition:
+    api_version: Literal["semipd.io/v1alpha1"]
+    kind: Literal["SemiPDPartition"]
+    metadata: PodObjectMeta
+    spec: PodPartitionSpec
+    status: PodPartitionStatus | None = None

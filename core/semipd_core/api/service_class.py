@@ -1,0 +1,48 @@
+"""SemiPDClass: the platform team's defaults and guard-rails for services; cluster-scoped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import field
+from typing import Literal
+
+from semipd_core.api.conditions import Condition
+from semipd_core.api.fields import Count, Device, DnsSubdomain, NonEmpty, Positive, ShareBounds
+from semipd_core.api.metadata import ObjectMeta
+from semipd_core.api.wire import wire
+from semipd_core.partition import Isolation
+
+DEFAULT_CLASS_ANNOTATION = "semipd.io/is-default-class"  # as StorageClass and IngressClass mark theirs
+
+
+@wire
+class ClassSpec:
+    image: NonEmpty | None = None  # None: the operator's own release
+    device: Device = Device.CUDA  # of services with `device: Auto`
+    allowed_isolations: tuple[Isolation, ...] = tuple(Isolation)
+    bounds: ShareBounds = field(default_factory=ShareBounds)  # a service's bounds are cut to these
+    max_switches_per_hour: Positive = 12  # of each engine's band
+    gpu_budget: Count | None = None  # GPUs of all services of the class; None: no limit
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    runtime_class_name: DnsSubdomain | None = None
+
+
+@wire
+class ClassStatus:
+    observed_generation: int | None = None
+    services: Count | None = None
+    gpus_in_use: Count | None = None
+    conditions: tuple[Condition, ...] = ()
+
+
+@wire
+class SemiPDClass:
+    api_version: Literal["semipd.io/v1alpha1"]
+    kind: Literal["SemiPDClass"]
+    metadata: ObjectMeta
+    spec: ClassSpec = field(default_factory=ClassSpec)
+    status: ClassStatus | None = None
+
+    @property
+    def is_default(self) -> bool:
+        return self.metadata.annotations.get(DEFAULT_CLASS_ANNOTATION) == "true"

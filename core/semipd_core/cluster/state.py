@@ -1,0 +1,139 @@
+"""What the cluster loop is told, what it remembers from round to round, and what a round says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from semipd_core.agent_config import AgentConfig
+from semipd_core.latency.nexus import StepModel
+from semipd_core.latency.semi_pd import SemiPdModel
+from semipd_core.latency.share_curve import TURNS, ShareCurve
+from semipd_core.partition import Band, Isolation, Partition, Wish
+from semipd_core.policies.decision import Decision
+from semipd_core.policies.splits import legal_splits, nearest_split
+from semipd_core.slo.pooled import PooledWindow, WindowState
+from semipd_core.telemetry import SloTargets
+
+DECISIONS_KEPT = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterConfig:
+    """Of one service on one kind of device."""
+
+    mode: str  # "Auto"; "Advisory" and "Static" send no wishes
+    policy: str  # key of POLICIES
+    isolation: Isolation
+    initial: Partition
+    bounds: Band
+    slo: SloTargets
+    cooldown_s: float = 30.0  # between moves of the band
+    moves_per_hour: int = 60
+    window_s: float = 20.0
+    carry_over_s: float = 5.0  # after a move, while verdicts are still about the split before
+    stale_after_s: float = 10.0  # an older report is no data
+    settle_s: float = 10.0  # what a wish may take until reports show it
+    # Three steps of the coarser policy, as many as one decision of semi-PD's Algorithm 1 takes: as far as the fit at the target
+    # can be believed, so that a node answers a burst at once and a wrong answer stays near what the cluster loop has judged.
+    band_half_width_percent: int = 15
+    curve: ShareCurve = TURNS
+    takes_turns: bool = True
+
+    @classmethod
+    def of(cls, config: AgentConfig) -> ClusterConfig:
+        """For the engines that `config` describes."""
+        partition = config.partition
+        return cls(
+            mode=partition.mode,
+            policy=partition.policy,
+            isolation=partition.isolation,
+            initial=Partition(
+                prefill_percent=partition.initial_prefill_percent,
+                decode_percent=partition.initial_decode_percent,
+            ),
+            bounds=bounds_of(config),
+            slo=config.slo,
+            cooldown_s=partition.cooldown_seconds,
+            takes_turns=config.device == "CPU",
+        )
+
+    @property
+    def splits(self) -> tuple[Partition, ...]:
+        """Raises: InvalidSpec if the bounds hold no legal split."""
+        return legal_splits(self.isolation, self.bounds)
+
+
+def bounds_of(config: AgentConfig) -> Band:
+    partition = config.partition
+    return Band(
+        prefill_min_percent=partition.prefill_min_percent,
+        prefill_max_percent=partition.prefill_max_percent,
+        decode_min_percent=partition.decode_min_percent,
+        decode_max_percent=partition.decode_max_percent,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimedDecision:
+    at_s: float  # unix time at which it was first taken
+    decision: Decision
+    changed: bool  # whether it moved the band
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterState:
+    """Make the first one with `initial_state`."""
+
+    target: Partition
+    band: Band
+    decision_id: str
+    reason: str
+    message: str
+    moves_s: tuple[float, ...] = ()  # of the last hour, unix time, oldest first
+    settled_s: float = float(
+        "-inf"
+    )  # windows begin here at the earliest: the last move, or the last adoption
+    wished: Mapping[str, tuple[str, float]] = field(default_factory=dict)  # engine: decision id, when
+    steps: StepModel = field(default_factory=StepModel)
+    curves: SemiPdModel = field(default_factory=SemiPdModel)
+    point_s: float = float("-inf")  # when the curves got their last point
+    decisions: tuple[TimedDecision, ...] = ()  # the last DECISIONS_KEPT, newest first; repeated holds are one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterRound:
+    wishes: Mapping[str, Wish]  # by engine id; only engines that need one
+    decision: Decision  # after the guards; its partition is the target in force
+    advice: Decision  # what the policy says, before the guards
+    window: PooledWindow
+    window_state: WindowState
+    changed: bool  # whether the band moved
+
+
+def band_around(target: Partition, config: ClusterConfig) -> Band:
+    """`target` ± the half width, inside the service's bounds."""
+    low, high = config.bounds, config.bounds
+    half, centre = config.band_half_width_percent, config.bounds.clamp(target)
+    return Band(
+        prefill_min_percent=max(low.prefill_min_percent, centre.prefill_percent - half),
+        prefill_max_percent=min(high.prefill_max_percent, centre.prefill_percent + half),
+        decode_min_percent=max(low.decode_min_percent, centre.decode_percent - half),
+        decode_max_percent=min(high.decode_max_percent, centre.decode_percent + half),
+    )
+
+
+def initial_state(config: ClusterConfig) -> ClusterState:
+    """At the legal split nearest to the initial one.
+
+    Raises: InvalidSpec if the bounds hold no legal split.
+    """
+    target = nearest_split(config.splits, config.initial)
+    return ClusterState(
+        target=target,
+        band=band_around(target, config),
+        decision_id="cluster-initial",
+        reason="Initial",
+        message=f"the service starts at {target}",
+        steps=StepModel(curve=config.curve, takes_turns=config.takes_turns),
+    )
