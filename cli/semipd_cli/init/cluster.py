@@ -1,0 +1,90 @@
+"""The cluster loop over the engines of one agent: scrape windows, ask `semipd_core.cluster.loop`, put the wishes it names."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+
+from semipd_cli.agent_client import AgentClient
+from semipd_core.agent_config import AgentConfig, BandWire, PartitionWire, WishWire
+from semipd_core.cluster import loop as cluster
+from semipd_core.errors import InvalidSpec, NotReadyYet
+from semipd_core.partition import Wish
+from semipd_core.telemetry import EngineReport
+
+
+async def run_cluster_loop(
+    client: AgentClient,
+    config: AgentConfig,
+    period_s: float,
+    say: Callable[[str], None],
+    answered: Callable[[], None],
+) -> None:
+    """Until cancelled, one round each `period_s`; `answered` is called when the agent has answered."""
+    settings = cluster.ClusterConfig.of(config)
+    state = cluster.initial_state(settings)
+    journal = DecisionLog(say)
+    known: set[str] = set()
+    while True:
+        started_s = time.monotonic()
+        reports, pinned = await _observe(client)
+        if reports:
+            answered()
+        known |= {report.engine_id for report in reports}
+        by_engine = dict.fromkeys(known) | {report.engine_id: report for report in reports}
+        state, round_ = cluster.step(state, settings, by_engine, time.time(), pinned=pinned)
+        journal.note(round_)
+        await _put(client, round_.wishes.items(), say)
+        await asyncio.sleep(max(0.0, started_s + period_s - time.monotonic()))
+
+
+async def _observe(client: AgentClient) -> tuple[list[EngineReport], bool]:
+    """Reports, and whether the wish in force is pinned. An agent that does not answer is no data."""
+    try:
+        reports = await client.windows()
+        wish = (await client.status()).wish
+    except NotReadyYet:
+        return [], False
+    return reports, wish is not None and wish.pinned
+
+
+async def _put(client: AgentClient, wishes: Iterable[tuple[str, Wish]], say: Callable[[str], None]) -> None:
+    for engine_id, wish in wishes:
+        try:
+            await client.put_wish(to_wire(wish), engine_id)
+        except (InvalidSpec, NotReadyYet) as error:
+            say(f"cluster: {engine_id} did not take {wish.target}: {error}")
+
+
+def to_wire(wish: Wish) -> WishWire:
+    return WishWire(
+        target=PartitionWire(
+            prefill_percent=wish.target.prefill_percent, decode_percent=wish.target.decode_percent
+        ),
+        band=BandWire(
+            prefill_min_percent=wish.band.prefill_min_percent,
+            prefill_max_percent=wish.band.prefill_max_percent,
+            decode_min_percent=wish.band.decode_min_percent,
+            decode_max_percent=wish.band.decode_max_percent,
+        ),
+        decision_id=wish.decision_id,
+        reason=wish.reason,
+        message=wish.message,
+        pinned=wish.pinned,
+    )
+
+
+class DecisionLog:
+    """Says each move, and each hold whose reason is not that of the round before."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._last_reason: str | None = None
+
+    def note(self, round_: cluster.ClusterRound) -> None:
+        decision = round_.decision
+        if round_.changed or decision.reason != self._last_reason:
+            verb = "moves to" if round_.changed else "holds"
+            self._say(f"cluster: {verb} {decision.partition} ({decision.reason}): {decision.message}")
+        self._last_reason = decision.reason

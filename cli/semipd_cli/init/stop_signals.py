@@ -1,0 +1,34 @@
+"""SIGTERM, SIGINT and SIGHUP as a request to stop; a second one asks for haste."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class StopSignals:
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._count = 0
+        self._requested = asyncio.Event()
+
+    @property
+    def is_urgent(self) -> bool:
+        return self._count > 1
+
+    def install(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self._received, number)
+
+    async def wait(self) -> None:
+        await self._requested.wait()
+
+    def _received(self, number: signal.Signals) -> None:
+        self._count += 1
+        self._requested.set()
+        what = "stopping, open requests finish first" if self._count == 1 else "stopping at once"
+        self._say(f"{signal.Signals(number).name}: {what}")
