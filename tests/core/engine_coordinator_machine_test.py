@@ -44,7 +44,6 @@ class CoordinatorMachine(RuleBasedStateMachine):
                 prefix_cache=prefix_cache,
             )
         )
-        self.losses = dict[str, int]()
         self.num_requests = 0
         self.simulation.start_all_lanes()
 
@@ -124,7 +123,7 @@ class MixedMachine(CoordinatorMachine):
 
 
 bounds = settings(
-    max_examples=150,
+    max_examples=100,
     stateful_step_count=60,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],

@@ -170,7 +170,7 @@ class Coordinator:
         )
 
 
-# Decoding requests grow into the blocks kept back for them before prompts are admitted.
+# Decode steps are the shorter ones: what delays them weighs more.
 PLANNING_ORDER = (Role.DECODE, Role.MIXED, Role.PREFILL)
 LOST_TWICE = (
     "the request was being computed when a lane was lost, and alone on a second lane when that was lost too"

@@ -33,14 +33,11 @@ class DecodeRoom:
     block_tokens: int
 
 
-def schedule_decode(
-    running: Iterable[Request], room: DecodeRoom, victims: Sequence[Iterable[Request]] = ()
-) -> DecodeDecision:
-    """Decide one step over `running`, oldest hand-over first. `victims`: who else may be preempted for it."""
+def schedule_decode(running: Sequence[Request], room: DecodeRoom) -> DecodeDecision:
+    """Decide one step over `running`, oldest hand-over first."""
     rows: list[Request] = []
     available, fenced = room.available_blocks, room.fenced_blocks
     reason = DecodeReason.ALL_READY
-    running = running if isinstance(running, Sequence) else list(running)
     for request in running:
         if not request.can_decode:
             continue
@@ -55,12 +52,12 @@ def schedule_decode(
                 reason = DecodeReason.BLOCKS_FENCED
                 continue
             else:
-                victim = latest_arrived([running, *victims])
+                victim = latest_arrived(running)
                 return DecodeDecision(rows=[], victim=victim, reason=DecodeReason.OUT_OF_BLOCKS)
         rows.append(request)
     return DecodeDecision(rows=rows, victim=None, reason=reason)
 
 
-def latest_arrived(groups: Iterable[Iterable[Request]]) -> Request:
+def latest_arrived(running: Iterable[Request]) -> Request:
     """Who is preempted: the one that came last, so that the oldest always gets on."""
-    return max((r for group in groups for r in group), key=lambda r: (r.arrived_ns, r.request_id))
+    return max(running, key=lambda request: (request.arrived_ns, request.request_id))

@@ -41,7 +41,6 @@ class Step:
     num_tokens: int
     context_tokens: int  # KV entries read, summed over rows
     planned_ns: int
-    alone: bool  # runs a suspect
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

@@ -5,7 +5,7 @@ The prompts' order is that of the prefill lane, so that a comparison of the two 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from semipd_core.engine.config import CoordinatorConfig
@@ -23,7 +23,7 @@ class MixedDecision:
 
 
 def schedule_mixed(
-    running: Iterable[Request],
+    running: Sequence[Request],
     prompts: Iterable[Request],
     decode_room: DecodeRoom,
     prefill_room: PrefillRoom,

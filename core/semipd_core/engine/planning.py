@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from semipd_core.engine.config import CoordinatorConfig
 from semipd_core.engine.decode_scheduler import DecodeRoom, schedule_decode
 from semipd_core.engine.lanes import Lane, PlannedRow, RoleLanes, Step
@@ -27,52 +25,48 @@ class Planner:
         lane = group.active
         if lane is None or group.swap_to is not None or len(lane.in_flight) >= self._config.run_ahead:
             return None
-        suspects = list(self._sequences.suspects[group.role].values())
-        if lane.in_flight and (suspects or lane.in_flight[-1].alone):
-            return None
-        for suspect in suspects:
-            chunks = self._choose_alone(suspect, now_ns)
-            if chunks:
-                return self._record(lane, chunks, now_ns, alone=True)
-        # A suspect that finds no room is not overtaken: nobody else is admitted before it.
-        chunks = self._choose(group.role, now_ns, admit=not suspects)
-        return self._record(lane, chunks, now_ns, alone=False) if chunks else None
+        suspect = next(iter(self._sequences.suspects[group.role].values()), None)
+        if suspect is not None:
+            return None if lane.in_flight else self._record(lane, [self._alone(suspect)], now_ns)
+        chunks = self._choose(group.role, now_ns)
+        return self._record(lane, chunks, now_ns) if chunks else None
 
-    def _choose_alone(self, suspect: Request, now_ns: int) -> list[Chunk]:
+    def _alone(self, suspect: Request) -> Chunk:
+        """The step of a suspect repeats the one that was lost: slot and blocks are there already."""
         if suspect.phase is RequestPhase.DECODING:
-            return self._choose_decode([suspect], others=[self._sequences.decode.values()])
-        return self._choose_prefill([suspect], now_ns, admit=True)
+            return Chunk(request=suspect, num_tokens=1)
+        mixed = Role.MIXED in self._config.roles
+        budget = self._config.mixed_budget_tokens if mixed else self._config.prefill_budget_tokens
+        return Chunk(request=suspect, num_tokens=min(suspect.remaining_tokens, budget))
 
-    def _choose(self, role: Role, now_ns: int, *, admit: bool) -> list[Chunk]:
+    def _choose(self, role: Role, now_ns: int) -> list[Chunk]:
         if role is Role.DECODE:
-            return self._choose_decode(self._sequences.decode.values())
+            return self._choose_decode()
         if role is Role.PREFILL:
-            return self._choose_prefill(self._sequences.prefill.values(), now_ns, admit=admit)
-        return self._choose_mixed(now_ns, admit=admit)
+            return self._choose_prefill(now_ns)
+        return self._choose_mixed(now_ns)
 
-    def _choose_decode(
-        self, running: Iterable[Request], others: Iterable[Iterable[Request]] = ()
-    ) -> list[Chunk]:
-        running = list(running)
+    def _choose_decode(self) -> list[Chunk]:
         while True:
-            decision = schedule_decode(running, self._decode_room(), list(others))
+            decision = schedule_decode(list(self._sequences.decode.values()), self._decode_room())
             if decision.victim is None:
                 return _as_chunks(decision.rows)
             self._sequences.preempt(decision.victim)
-            running = [request for request in running if request is not decision.victim]
 
-    def _choose_prefill(self, prompts: Iterable[Request], now_ns: int, *, admit: bool) -> list[Chunk]:
-        room = self._prefill_room(self._config.prefill_budget_tokens, admit=admit)
-        return schedule_prefill(prompts, room, self._sequences.need_of, self._config, now_ns).chunks
+    def _choose_prefill(self, now_ns: int) -> list[Chunk]:
+        sequences = self._sequences
+        room = self._prefill_room(self._config.prefill_budget_tokens)
+        prompts = sequences.prefill.values()
+        return schedule_prefill(prompts, room, sequences.need_of, self._config, now_ns).chunks
 
-    def _choose_mixed(self, now_ns: int, *, admit: bool) -> list[Chunk]:
+    def _choose_mixed(self, now_ns: int) -> list[Chunk]:
         sequences = self._sequences
         while True:
             decision = schedule_mixed(
-                sequences.decode.values(),
+                list(sequences.decode.values()),
                 sequences.prefill.values(),
                 self._decode_room(),
-                self._prefill_room(self._config.mixed_budget_tokens, admit=admit),
+                self._prefill_room(self._config.mixed_budget_tokens),
                 sequences.need_of,
                 self._config,
                 now_ns,
@@ -91,14 +85,14 @@ class Planner:
             block_tokens=self._config.block_tokens,
         )
 
-    def _prefill_room(self, budget_tokens: int, *, admit: bool) -> PrefillRoom:
+    def _prefill_room(self, budget_tokens: int) -> PrefillRoom:
         return PrefillRoom(
             budget_tokens=budget_tokens,
-            blocks=self._sequences.available_blocks_for_prompts if admit else 0,
+            blocks=self._sequences.available_blocks_for_prompts,
             slots=self._sequences.num_free_slots,
         )
 
-    def _record(self, lane: Lane, chunks: list[Chunk], now_ns: int, *, alone: bool) -> StepPlan:
+    def _record(self, lane: Lane, chunks: list[Chunk], now_ns: int) -> StepPlan:
         lane.epoch += 1
         rows: list[Row] = []
         planned: list[PlannedRow] = []
@@ -115,7 +109,6 @@ class Planner:
             num_tokens=num_tokens,
             context_tokens=context_tokens,
             planned_ns=now_ns,
-            alone=alone,
         )
         lane.in_flight.append(step)
         request_ids = [row.request.request_id for row in planned]

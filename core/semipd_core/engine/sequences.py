@@ -103,7 +103,7 @@ class Sequences:
         del self.live[request.request_id]
 
     def hold(self, request: Request, lane_id: str) -> None:
-        """Suspend a request whose lane was lost with a step of it in flight."""
+        """Suspend a request whose lane was lost with a step of it in flight. It keeps its slot and blocks."""
         request.rewind()
         request.suspect = True
         request.move_to(self.held.setdefault(lane_id, {}))

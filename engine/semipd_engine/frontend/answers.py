@@ -82,7 +82,11 @@ class AnswerResponse(Response):
             for delta in deltas:
                 texts[delta.choice] += delta.text
         finishes = [generation.finish for generation in answer.generations]
-        body = msgspec.json.encode(answer.form.whole(texts, finishes) | {"usage": answer.usage()})
+        whole = answer.form.whole(texts, finishes)
+        if answer.settings.return_token_ids:
+            for choice, generation in zip(whole["choices"], answer.generations, strict=True):
+                choice["token_ids"] = generation.received
+        body = msgspec.json.encode(whole | {"usage": answer.usage()})
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
@@ -113,6 +117,8 @@ class _Events:
         chunk = self._answer.form.chunk(delta, is_first=delta.choice not in self._started)
         self._started.add(delta.choice)
         settings = self._answer.settings
+        if settings.return_token_ids:
+            chunk["choices"][0]["token_ids"] = delta.tokens
         if settings.continuous_usage:
             generation = self._answer.generations[delta.choice]
             chunk["usage"] = response_bodies.usage_so_far(generation, delta)

@@ -13,11 +13,15 @@ from semipd_engine.frontend.text_stream import TextStream
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delta:
-    """News of a choice. `finish` comes once, with the last text; `num_tokens` counts all tokens of the choice so far."""
+    """News of a choice. `finish` comes once, with the last text; `num_tokens` counts all tokens of the choice so far.
+
+    `tokens` are those since the choice's last delta: several where the first ones had no text of their own.
+    """
 
     choice: int
     text: str
     num_tokens: int
+    tokens: list[int] = field(default_factory=list)
     finish: str | None = None
 
 
@@ -39,6 +43,7 @@ class Generation:
     finish: str | None = None
     first_token_s: float | None = None
     last_token_s: float | None = None
+    num_told: int = 0  # tokens that deltas have carried
 
     @property
     def request_id(self) -> str:
@@ -104,10 +109,17 @@ class Generation:
             return self._end(text, "stop")
         if finish is not None:
             return self._end(text, finish)
-        return Delta(choice=self.choice, text=text, num_tokens=len(self.received)) if text else None
+        return self._delta(text, None) if text else None
 
     def _end(self, text: str, finish: str) -> Delta:
         if not self.text.stopped:
             text += self.text.finish()
         self.finish = "stop" if self.text.stopped else finish
-        return Delta(choice=self.choice, text=text, num_tokens=len(self.received), finish=self.finish)
+        return self._delta(text, self.finish)
+
+    def _delta(self, text: str, finish: str | None) -> Delta:
+        tokens = self.received[self.num_told :]
+        self.num_told = len(self.received)
+        return Delta(
+            choice=self.choice, text=text, num_tokens=len(self.received), tokens=tokens, finish=finish
+        )

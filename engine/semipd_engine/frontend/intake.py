@@ -99,7 +99,7 @@ def _order(
 ) -> Order:
     return Order(
         prompts=token_ids,
-        max_tokens=[prompts.tokens_left(prompt, settings.max_tokens, model) for prompt in token_ids],
+        max_tokens=[prompts.tokens_left(prompt, settings, model) for prompt in token_ids],
         settings=settings,
         model_name=model_name,
     )

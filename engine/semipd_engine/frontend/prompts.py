@@ -6,6 +6,7 @@ from typing import Any
 
 from semipd_engine.frontend.api_errors import ApiError, invalid_field
 from semipd_engine.frontend.request_decoding import ChatMessage, ChatRequest, CompletionRequest
+from semipd_engine.frontend.request_settings import GenerationSettings
 from semipd_engine.frontend.served_model import ServedModel
 
 MAX_PROMPTS = 64
@@ -34,14 +35,15 @@ def chat_prompts(request: ChatRequest, model: ServedModel) -> list[list[int]]:
     return [_checked_length(model.tokenizer.encode(text, add_special_tokens=False).ids, "messages", model)]
 
 
-def tokens_left(prompt: list[int], max_tokens: int | None, model: ServedModel) -> int:
+def tokens_left(prompt: list[int], settings: GenerationSettings, model: ServedModel) -> int:
     """How many tokens may be generated. Raises: ApiError if `max_tokens` does not fit beside the prompt."""
+    max_tokens = settings.max_tokens
     left = model.context_tokens - len(prompt)
     if max_tokens is None:
-        return left
+        return min(left, settings.default_max_tokens or left)
     if max_tokens > left:
         allowed = f"1..{left}: the context holds {model.context_tokens} tokens, the prompt has {len(prompt)}"
-        raise invalid_field("max_tokens", max_tokens, allowed, code="context_length_exceeded")
+        raise invalid_field(settings.max_tokens_field, max_tokens, allowed, code="context_length_exceeded")
     return max_tokens
 
 

@@ -31,7 +31,10 @@ class ChatMessage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
-    """What both kinds of request share, as OpenAI names it; `top_k` and `ignore_eos` as vLLM does. None: the default."""
+    """What both kinds of request share, as OpenAI names it; None: the default.
+
+    `top_k`, `ignore_eos` and `return_token_ids` are named as vLLM does.
+    """
 
     model: str
     max_tokens: int | None = None
@@ -42,6 +45,7 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
     stop: str | list[str] | None = None
     n: int | None = None
     ignore_eos: bool | None = None
+    return_token_ids: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 

@@ -16,9 +16,11 @@ SEED_BITS = 63
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationSettings:
-    """How to answer. `max_tokens` None: as many as the context leaves; `seed` None: drawn once per prompt."""
+    """How to answer. `max_tokens` None: `default_max_tokens`, or what the context leaves; `seed` None: drawn once per prompt."""
 
     max_tokens: int | None
+    max_tokens_field: str  # where the user wrote it, for error messages
+    default_max_tokens: int | None  # None: as many as the context leaves
     temperature: float
     top_p: float
     top_k: int
@@ -26,6 +28,7 @@ class GenerationSettings:
     stop: tuple[str, ...]
     num_choices: int
     ignore_eos: bool
+    return_token_ids: bool
     stream: bool
     include_usage: bool
     continuous_usage: bool
@@ -34,17 +37,21 @@ class GenerationSettings:
 def completion_settings(request: CompletionRequest) -> GenerationSettings:
     """Raises: ApiError."""
     max_tokens = _max_tokens("max_tokens", request.max_tokens)
-    return _settings(request, DEFAULT_COMPLETION_TOKENS if max_tokens is None else max_tokens)
+    return _settings(request, max_tokens, "max_tokens", DEFAULT_COMPLETION_TOKENS)
 
 
 def chat_settings(request: ChatRequest) -> GenerationSettings:
     """`max_completion_tokens` supersedes `max_tokens`, as OpenAI says. Raises: ApiError."""
     older = _max_tokens("max_tokens", request.max_tokens)
     newer = _max_tokens("max_completion_tokens", request.max_completion_tokens)
-    return _settings(request, older if newer is None else newer)
+    if newer is None:
+        return _settings(request, older, "max_tokens", None)
+    return _settings(request, newer, "max_completion_tokens", None)
 
 
-def _settings(request: SamplingFields, max_tokens: int | None) -> GenerationSettings:
+def _settings(
+    request: SamplingFields, max_tokens: int | None, max_tokens_field: str, default_max_tokens: int | None
+) -> GenerationSettings:
     stream = bool(request.stream)
     options = request.stream_options
     if options is not None and not stream:
@@ -52,6 +59,8 @@ def _settings(request: SamplingFields, max_tokens: int | None) -> GenerationSett
     include_usage = options is not None and bool(options.include_usage)
     return GenerationSettings(
         max_tokens=max_tokens,
+        max_tokens_field=max_tokens_field,
+        default_max_tokens=default_max_tokens,
         temperature=_within("temperature", request.temperature, 0.0, 2.0, default=1.0),
         top_p=_top_p(request.top_p),
         top_k=_top_k(request.top_k),
@@ -59,6 +68,7 @@ def _settings(request: SamplingFields, max_tokens: int | None) -> GenerationSett
         stop=_stops(request.stop),
         num_choices=int(_within("n", request.n, 1, MAX_CHOICES, default=1)),
         ignore_eos=bool(request.ignore_eos),
+        return_token_ids=bool(request.return_token_ids),
         stream=stream,
         include_usage=include_usage,
         continuous_usage=include_usage and options is not None and bool(options.continuous_usage_stats),
