@@ -26,6 +26,7 @@ PROMPTS = [
 
 @pytest.fixture(scope="module")
 def executor(tmp_path_factory) -> Executor:
+    torch.set_num_threads(1)  # two threads that spin for each other are far slower on a busy machine
     config = build_engine_config(
         tmp_path_factory.mktemp("engine"),
         "builtin://smollm2-135m",

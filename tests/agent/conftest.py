@@ -1,0 +1,38 @@
+"""Agent processes over fake engine programs, started, asked, killed and cleared away by the test."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "fakes"))
+
+from agent_process import AgentProcess
+
+
+@pytest.fixture
+def start_agent(tmp_path: Path) -> Iterator[Callable[..., AgentProcess]]:
+    """`start_agent(faults, environment, engines=…, **partition settings)`: once per test."""
+    agents: list[AgentProcess] = []
+
+    def start(*arguments: object, **settings: object) -> AgentProcess:
+        agents.append(AgentProcess(tmp_path, *arguments, **settings))  # type: ignore[arg-type]
+        agents[-1].start()
+        return agents[-1]
+
+    yield start
+    for agent in agents:
+        agent.clear_away()
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentProcess]:
+    """One engine, ready; the cases of a module share it and leave it steady."""
+    running = AgentProcess(tmp_path_factory.mktemp("run"))
+    running.start()
+    running.until_ready()
+    yield running
+    running.clear_away()
