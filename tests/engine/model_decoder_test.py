@@ -98,7 +98,7 @@ def test_a_turn_is_taken_for_each_layer_and_for_the_head(tmp_path: Path, tiny_ll
 
 
 def test_bf16_log_probabilities_stay_near_those_of_fp32(tmp_path: Path, tiny_llama_dir: Path) -> None:
-    """Teacher-forced along the fp32 text: off by at most 0.15 at any token, 0.03 on average."""
+    """Teacher-forced along the fp32 text: off by at most 0.1 at any token, 0.02 on average."""
     probabilities = {}
     prompt = list(range(10, 27))
     text = None
@@ -109,8 +109,8 @@ def test_bf16_log_probabilities_stay_near_those_of_fp32(tmp_path: Path, tiny_lla
             text = generate(executor, prompt, 48)
         probabilities[dtype] = teacher_forced(executor, prompt, text)
     gap = (probabilities["FP32"] - probabilities["BF16"]).abs()
-    assert 0 < gap.max() <= 0.15
-    assert gap.mean() <= 0.03
+    assert 0 < gap.max() <= 0.1
+    assert gap.mean() <= 0.02
 
 
 def teacher_forced(executor: Executor, prompt: list[int], text: list[int]) -> torch.Tensor:
