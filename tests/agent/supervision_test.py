@@ -53,15 +53,15 @@ def test_the_coordinator_hears_of_each_lost_lane_once_its_exit_is_confirmed(
     agent: AgentProcess, role: str
 ) -> None:
     agent.until_steady(80)
-    os.kill(agent.pids()[role], signal.SIGKILL)
+    before = agent.pids()[role]
     trace = agent.directory / "engine-0" / "trace.json"
-
-    def is_confirmed() -> bool:
-        seen = json.loads(trace.read_text(encoding="utf-8"))
-        return bool(seen["lost"]) and set(seen["lost"]) <= set(seen["confirmed"])
-
-    agent.until(lambda: trace.exists() and is_confirmed(), "exit confirmed to the coordinator")
+    lost_before = json.loads(trace.read_text(encoding="utf-8"))["lost"] if trace.exists() else []
+    os.kill(before, signal.SIGKILL)
+    agent.until(lambda: agent.pids().get(role, before) != before, f"{role} lane replaced")
     agent.until_steady(80)
+    seen = json.loads(trace.read_text(encoding="utf-8"))
+    assert len(seen["lost"]) == len(lost_before) + 1
+    assert set(seen["lost"]) <= set(seen["confirmed"])
 
 
 def test_an_agent_killed_and_started_again_adopts_everything(agent: AgentProcess) -> None:

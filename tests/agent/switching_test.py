@@ -85,15 +85,15 @@ def test_a_switch_that_cannot_be_prepared_is_rolled_back_with_the_reason(
 def test_a_lane_that_never_attaches_is_killed_at_its_deadline(agent: AgentProcess) -> None:
     agent.wish(80)
     agent.until_steady(80)
+    before = set(agent.living())
     agent.set_faults(lane_hangs_at_percent=34)
     agent.wish(34, decisionId="late")
-    agent.until(lambda: agent.engine().phase == "Preparing", "preparing")
-    hanging = set(agent.living())
+    agent.until(lambda: len(agent.living()) == len(before) + 1, "the new lane is forked")
     agent.until(lambda: "late" in [switch.decision_id for switch in agent.status().switches], "refused", 40)
     agent.set_faults()
     agent.until_steady(80)
     assert "no lane attached within 20 s" in agent.status().switches[-1].message
-    assert len(set(agent.living())) == len(hanging) - 1
+    assert set(agent.living()) == before
 
 
 @pytest.mark.parametrize(

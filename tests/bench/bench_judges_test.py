@@ -8,7 +8,7 @@ from semipd_bench.load import Target
 from semipd_bench.outcome import Outcome
 from semipd_bench.peers import CONCURRENCIES, Round, judge_peers, median_round, run_round
 from semipd_bench.results import ResultsNotWritten, append_result
-from semipd_bench.saturation import Rates
+from semipd_bench.saturation import Rates, rates_of, token_rate
 from semipd_bench.shares import BUDGETS_TOKENS, CAPS, SharesResult, judge_shares, median_rates
 from semipd_bench.switch import (
     Interval,
@@ -19,7 +19,8 @@ from semipd_bench.switch import (
 )
 from semipd_bench.verdict import Condition
 from semipd_cli.service_file import read_service
-from semipd_core.partition import Isolation, Partition
+from semipd_core.partition import Isolation, Partition, Role
+from semipd_core.telemetry import StepSample
 
 
 def shares(
@@ -165,3 +166,32 @@ def test_results_that_cannot_be_written_are_said(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ResultsNotWritten, match=r"shares\.jsonl is not written"):
         append_result(tmp_path / "file", "shares", {}, [])
+
+
+def step(role, at_s, tokens):
+    return StepSample(
+        role=role, at_ns=int(at_s * 1e9), rows=1, tokens=tokens, context_tokens=0, wall_us=1, compute_us=1,
+        prefill_percent=100, decode_percent=100, contended_permille=0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        pytest.param([], 0, id="no step"),
+        pytest.param([(5, 128)], 0, id="one step has no length"),
+        pytest.param([(5, 128), (6, 100), (9, 20)], 30, id="whole steps, in any order"),
+    ],
+)
+def test_a_rate_counts_whole_steps(steps, expected):
+    assert token_rate([step(Role.PREFILL, at_s, tokens) for at_s, tokens in reversed(steps)]) == expected
+
+
+def test_a_mixed_lane_is_split_by_what_its_clients_saw():
+    outcome = Outcome(
+        index=0, planned_s=0, sent_s=0, prompt_tokens=1, wanted_tokens=9, output_tokens=9,
+        token_s=tuple(range(1, 11)), status=200, error=None,
+    )  # fmt: skip
+    steps = [step(Role.MIXED, at_s, 64) for at_s in range(1, 11)]
+    found = rates_of(steps, [outcome], 0.5, 10.5)
+    assert found == Rates(prefill_tokens_per_s=63, decode_tokens_per_s=1, tpot_ms=1000)

@@ -1,0 +1,140 @@
+"""`python -m semipd_agent --run-dir DIR`: supervises the engines of one pod or machine."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+import uvicorn
+
+from semipd_agent import configure
+from semipd_agent.agent import Agent
+from semipd_agent.commands import Commands
+from semipd_agent.device.inventory import open_device
+from semipd_agent.http.app import build_app
+from semipd_agent.journal.file import Journal
+from semipd_agent.run_directory import RunDirectory
+from semipd_core.agent_config import AgentConfig
+from semipd_core.engine_config import EngineConfig
+from semipd_core.errors import DeviceError, InvalidSpec, SemipdError
+from semipd_shell import channel, files, log
+from semipd_shell.agent_watch import AgentLock
+
+EXIT_INVALID = 2
+EXIT_ANOTHER_AGENT = 3
+
+
+class AgentServer(uvicorn.Server):
+    """Signals are the agent's: they drain, and the server ends last."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def main(argv: Sequence[str] | None = None, commands: Commands | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="semipd-agent")
+    parser.add_argument("--run-dir", required=True, type=Path)
+    run_directory = RunDirectory(parser.parse_args(argv).run_dir.resolve())
+    log.configure("agent")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log every scrape
+    try:
+        return _run(run_directory, commands or Commands())
+    except (InvalidSpec, DeviceError) as error:
+        print(error, file=sys.stderr)
+        return EXIT_INVALID
+    except SemipdError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _run(run_directory: RunDirectory, commands: Commands) -> int:
+    config = read_config(run_directory)
+    lock = AgentLock(str(run_directory.agent_lock))
+    if not lock.acquire():
+        print(f"{run_directory.agent_lock}: another agent lives", file=sys.stderr)
+        return EXIT_ANOTHER_AGENT
+    inventory = open_device(config.device).inventory()
+    log.logger(__name__).info("agent starts", service=config.service, device=msgspec.to_builtins(inventory))
+    journal = Journal(run_directory.journal)
+    engines = write_configs(config, run_directory)
+    asyncio.run(serve(config, engines, run_directory, journal, commands))
+    lock.release()
+    return 0
+
+
+def read_config(run_directory: RunDirectory) -> AgentConfig:
+    """Raises: InvalidSpec."""
+    path = run_directory.service_config
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=AgentConfig)
+    except OSError as error:
+        raise InvalidSpec(path.name, error.strerror, "a readable file") from error
+    except msgspec.MsgspecError as error:
+        raise InvalidSpec(path.name, str(error), "an AgentConfig as JSON") from error
+
+
+def write_configs(config: AgentConfig, run_directory: RunDirectory) -> list[EngineConfig]:
+    """Each engine's `engine.json`, and `proxy.json` where there are several. Raises: OSError."""
+    run_directory.logs.mkdir(mode=0o700, exist_ok=True)
+    names = configure.engine_ids(config)
+    cpus = configure.split_cpus(sorted(os.sched_getaffinity(0)), config.engines)
+    engines = [
+        configure.build_engine_config(config, name, cores, run_directory)
+        for name, cores in zip(names, cpus, strict=True)
+    ]
+    for engine in engines:
+        run_directory.engine(engine.engine_id).mkdir(mode=0o700, exist_ok=True)
+        files.write_atomically(run_directory.engine_config(engine.engine_id), msgspec.json.encode(engine))
+    if len(engines) > 1:
+        proxy = configure.build_proxy_config(config, engines, run_directory)
+        files.write_atomically(run_directory.proxy_config, msgspec.json.encode(proxy))
+    return engines
+
+
+async def serve(
+    config: AgentConfig,
+    engines: Sequence[EngineConfig],
+    run_directory: RunDirectory,
+    journal: Journal,
+    commands: Commands,
+) -> None:
+    """Until drained; the HTTP server answers to the end."""
+    agent = Agent(config, engines, run_directory, journal, commands)
+    _drain_on_signals(agent)
+    listener = channel.listen(str(run_directory.agent_socket))
+    server = AgentServer(uvicorn.Config(build_app(agent), lifespan="off", log_config=None, access_log=False))
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        await agent.run()
+    finally:
+        server.should_exit = True
+        await serving
+        run_directory.agent_socket.unlink(missing_ok=True)
+
+
+def _drain_on_signals(agent: Agent) -> None:
+    """The first signal drains; one more stops waiting for open requests."""
+    received: list[int] = []
+
+    def on_signal(number: int) -> None:
+        received.append(number)
+        if len(received) == 1:
+            agent.drain()
+        else:
+            agent.hurry()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,251 @@
+"""The agent: engines, what they share, wishes, and the end of it all. Wires parts; each decides for itself."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from semipd_agent import configure
+from semipd_agent.adopter import adopt_processes
+from semipd_agent.commands import Commands
+from semipd_agent.decisions import DecisionLog
+from semipd_agent.drain import wait_for_open_requests
+from semipd_agent.journal import entries as entry
+from semipd_agent.journal.file import Journal
+from semipd_agent.journal.recovery import SWITCHES_KEPT, JournalledEngine
+from semipd_agent.observer import EngineObserver
+from semipd_agent.processes.identity import Identity, scan
+from semipd_agent.run_directory import RunDirectory
+from semipd_agent.strays import end_strays
+from semipd_agent.supervision.engine import EngineSupervisor
+from semipd_agent.supervision.shared import SharedProcess
+from semipd_agent.supervision.shares import from_wire, new_goal
+from semipd_agent.supervision.surroundings import Surroundings
+from semipd_agent.supervision.zygote_client import ForkRequest, ForkUnknown, fork
+from semipd_agent.wishes.decode import to_wish
+from semipd_agent.wishes.source import FileWishSource, HttpWishSource, WishRefused
+from semipd_core.agent_config import AgentConfig, DecisionStatus, SwitchStatus, WishWire
+from semipd_core.engine_config import EngineConfig
+from semipd_core.errors import InvalidSpec
+from semipd_core.node.loop import NodeConfig
+from semipd_shell import log
+
+_log = log.logger(__name__)
+
+
+class Agent:
+    """`journal` holds what the agent before this one left."""
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        engines: Sequence[EngineConfig],
+        run_directory: RunDirectory,
+        journal: Journal,
+        commands: Commands,
+    ) -> None:
+        self.config = config
+        self.journal = journal
+        self.run_directory = run_directory
+        self.commands = commands
+        self.started_s = time.time()
+        self.decisions = DecisionLog()
+        self.switches: list[SwitchStatus] = [switch for _, switch in journal.state.switches]
+        self.wish: WishWire | None = None
+        self.wish_problem: str | None = None
+        self.http_wishes = HttpWishSource()
+        self.is_draining = False
+        self._hurry = asyncio.Event()
+        self._drained = asyncio.Event()
+        self._fork_lock = asyncio.Lock()
+        self.zygote = SharedProcess(
+            "zygote",
+            commands.of_zygote(run_directory),
+            journal,
+            log_path=run_directory.log("zygote"),
+            directory=run_directory.path,
+            on_change=self._wake_engines,
+            socket=run_directory.zygote_socket,
+        )
+        self.proxy = self._build_proxy() if len(engines) > 1 else None
+        self.observers = {engine.engine_id: self._build_observer(engine) for engine in engines}
+
+    def _build_proxy(self) -> SharedProcess:
+        return SharedProcess(
+            "proxy",
+            self.commands.of_proxy(self.run_directory),
+            self.journal,
+            log_path=self.run_directory.log("proxy"),
+            directory=self.run_directory.path,
+            on_change=self._wake_engines,
+            error_file=self.run_directory.proxy_error,
+        )
+
+    def _build_observer(self, engine: EngineConfig) -> EngineObserver:
+        resumed = self.journal.state.engines.get(engine.engine_id, JournalledEngine())
+        supervisor = EngineSupervisor(
+            engine,
+            configure.initial_partition(self.config),
+            resumed,
+            Surroundings(
+                run_directory=self.run_directory,
+                commands=self.commands,
+                journal=self.journal,
+                fork=self._fork,
+                is_zygote_ready=lambda: self.zygote.is_ready,
+            ),
+            self._switch_ended,
+        )
+        observer = EngineObserver(supervisor, NodeConfig.of(self.config), self.decisions.add)
+        if resumed.wish is not None:
+            observer.wish, self.wish = to_wish(resumed.wish), resumed.wish
+        return observer
+
+    @property
+    def shared(self) -> list[SharedProcess]:
+        return [self.zygote, *([self.proxy] if self.proxy else [])]
+
+    @property
+    def is_ready(self) -> bool:
+        """Every engine was ready once and one is now, behind a proxy that lives; never while draining."""
+        observers = self.observers.values()
+        has_started = all(observer.has_been_ready for observer in observers)
+        is_serving = any(observer.is_ready for observer in observers)
+        has_proxy = self.proxy is None or self.proxy.is_ready
+        return has_started and is_serving and has_proxy and not self.is_draining
+
+    @property
+    def problems(self) -> list[str]:
+        """What the agent could not do and tries again."""
+        found = [self.journal.problem, self.wish_problem, *(shared.problem for shared in self.shared)]
+        found += [observer.supervisor.problem for observer in self.observers.values()]
+        return sorted({problem for problem in found if problem})
+
+    def _wake_engines(self) -> None:
+        for observer in self.observers.values():
+            observer.supervisor.wake()
+
+    def _switch_ended(self, switch: SwitchStatus) -> None:
+        self.switches = [*self.switches, switch][-SWITCHES_KEPT:]
+
+    # --- wishes -------------------------------------------------------------------------------------------------
+
+    def take(self, wish: WishWire, engine_id: str | None) -> Sequence[str]:
+        """Raises: InvalidSpec (unknown engine), WishRefused, JournalUnwritable."""
+        if engine_id is not None and engine_id not in self.observers:
+            raise InvalidSpec("engine", engine_id, "one of " + ", ".join(self.observers))
+        isolation = self.config.partition.isolation
+        if not configure.moves_shares(isolation) and from_wire(wish.target) != configure.WHOLE_DEVICE:
+            raise WishRefused(
+                f"isolation {isolation} keeps no shares apart: nothing but (100, 100) is possible"
+            )
+        if self.is_draining:
+            raise WishRefused("the service drains")
+        taken = [engine_id] if engine_id is not None else list(self.observers)
+        self.journal.append(entry.WishTaken(wish=wish, engine_ids=taken))
+        for name in taken:
+            self._ask(self.observers[name], wish)
+        self.wish = wish
+        self._note_wish(wish, engine_id, taken)
+        return taken
+
+    @staticmethod
+    def _ask(observer: EngineObserver, wish: WishWire) -> None:
+        observer.wish = to_wish(wish)
+        goal = new_goal(from_wire(wish.target), wish.decision_id, wish.reason, wish.message)
+        observer.supervisor.shares.ask(goal)
+        observer.supervisor.wake()
+
+    def _note_wish(self, wish: WishWire, engine_id: str | None, taken: Sequence[str]) -> None:
+        target = from_wire(wish.target)
+        changed = any(self.observers[name].supervisor.shares.partition != target for name in taken)
+        _log.info("wish", target=str(target), engines=taken, decision_id=wish.decision_id, reason=wish.reason)
+        is_manual = wish.pinned or wish.reason == "Manual"
+        self.decisions.add(
+            DecisionStatus(
+                at_s=time.time(),
+                loop="manual" if is_manual else "cluster",
+                engine_id=engine_id,
+                partition=wish.target,
+                changed=changed,
+                reason=wish.reason,
+                message=wish.message,
+            )
+        )
+
+    def _set_wish_problem(self, problem: str | None) -> None:
+        self.wish_problem = problem
+
+    # --- lanes --------------------------------------------------------------------------------------------------
+
+    async def _fork(self, request: ForkRequest) -> int:
+        """One at a time: a lane that an unanswered request left behind is found by being unknown."""
+        async with self._fork_lock:
+            try:
+                return await fork(str(self.run_directory.zygote_socket), request)
+            except ForkUnknown:
+                await end_strays(self._unknown_processes())
+                raise
+
+    def _unknown_processes(self) -> list[Identity]:
+        known = {child.child.pid for child in self.shared}
+        for observer in self.observers.values():
+            known |= {child.pid for child in observer.supervisor.children.values()}
+            known |= {lane.pid for lane in observer.supervisor.lanes}
+        found = scan(self.commands.all, str(self.run_directory.path))
+        return [facts.identity for facts in found if facts.identity.pid not in known]
+
+    # --- life ---------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until drained and everything has ended."""
+        supervisors_by_id = {name: observer.supervisor for name, observer in self.observers.items()}
+        await adopt_processes(self.journal, self.run_directory, self.commands, supervisors_by_id, self.shared)
+        supervisors = [asyncio.create_task(shared.run()) for shared in self.shared]
+        engines = [asyncio.create_task(observer.supervisor.run()) for observer in self.observers.values()]
+        sources = (FileWishSource(self.run_directory.wish_file, self._set_wish_problem), self.http_wishes)
+        background = [asyncio.create_task(source.run(self)) for source in sources]
+        background += [asyncio.create_task(observer.run()) for observer in self.observers.values()]
+        tasks = {*engines, *supervisors, *background}
+        drained = asyncio.create_task(self._drained.wait())
+        await asyncio.wait({*tasks, drained}, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            if task.done():
+                task.result()  # a defect: raise it, the data plane lives on and the next agent adopts it
+        if self.proxy is not None:
+            self.proxy.ask_to_end()
+        await wait_for_open_requests(
+            list(self.observers.values()), self.config.drain_timeout_seconds, self._hurry
+        )
+        for observer in self.observers.values():
+            observer.supervisor.is_ending = True
+            observer.supervisor.wake()
+        await asyncio.gather(*engines)
+        for shared in self.shared:
+            shared.hurry()
+        await asyncio.gather(*supervisors)
+        await self._close(background)
+
+    async def _close(self, background: Sequence[asyncio.Task[None]]) -> None:
+        for task in background:
+            task.cancel()
+        await asyncio.wait(background)
+        for observer in self.observers.values():
+            await observer.front_end.close()
+        self.journal.remove()
+
+    # --- drain --------------------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Not ready from here on; `run` ends once open requests are done or the drain timeout is over."""
+        self.is_draining = True
+        for observer in self.observers.values():
+            observer.supervisor.is_draining = True
+            observer.supervisor.wake()
+        self._drained.set()
+
+    def hurry(self) -> None:
+        """Drain without waiting for open requests."""
+        self.drain()
+        self._hurry.set()

@@ -1,0 +1,1 @@
+"""Processes: who they are, starting them, seeing them end, ending them."""

@@ -1,0 +1,58 @@
+"""Where things are under a run directory (design 0001, "Files under the run directory")."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """`path` is absolute and private to the user."""
+
+    path: Path
+
+    @property
+    def service_config(self) -> Path:
+        return self.path / "service.json"
+
+    @property
+    def agent_lock(self) -> Path:
+        return self.path / "agent.lock"
+
+    @property
+    def agent_socket(self) -> Path:
+        return self.path / "agent.sock"
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "journal.jsonl"
+
+    @property
+    def wish_file(self) -> Path:
+        return self.path / "wish.json"
+
+    @property
+    def zygote_socket(self) -> Path:
+        return self.path / "zygote.sock"
+
+    @property
+    def proxy_config(self) -> Path:
+        return self.path / "proxy.json"
+
+    @property
+    def proxy_error(self) -> Path:
+        return self.path / "proxy-error.json"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    def engine(self, engine_id: str) -> Path:
+        return self.path / engine_id
+
+    def engine_config(self, engine_id: str) -> Path:
+        return self.engine(engine_id) / "engine.json"
+
+    def log(self, name: str) -> Path:
+        return self.logs / f"{name}.log"

@@ -1,0 +1,32 @@
+"""Ends processes that nobody accounts for, and waits until they are gone: they could still write."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from signal import SIGKILL, SIGTERM
+
+from semipd_agent.processes import process
+from semipd_agent.processes.identity import Identity
+from semipd_agent.supervision.actions import KILL_AFTER_S
+from semipd_shell import log
+
+_log = log.logger(__name__)
+
+
+async def end_strays(strays: Sequence[Identity]) -> None:
+    await asyncio.gather(*(_end(identity) for identity in strays))
+
+
+async def _end(identity: Identity) -> None:
+    ended = asyncio.Event()
+    stray = process.adopt(identity, ended.set)
+    if stray is None:
+        return
+    _log.warning("stray process ended", process_pid=identity.pid)
+    stray.send_signal(SIGTERM)
+    try:
+        await asyncio.wait_for(ended.wait(), KILL_AFTER_S)
+    except TimeoutError:
+        stray.send_signal(SIGKILL)
+        await ended.wait()

@@ -1,0 +1,1 @@
+"""One engine's processes: observe (`view`), decide (`plan`), apply (`engine`)."""

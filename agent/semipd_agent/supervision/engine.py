@@ -1,0 +1,240 @@
+"""Supervises one engine: builds its view, asks `plan.decide`, applies the answer, until there is nothing to do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from semipd_agent.journal import entries as entry
+from semipd_agent.journal.file import JournalUnwritable
+from semipd_agent.journal.recovery import JournalledEngine
+from semipd_agent.processes.identity import Identity, read_identity
+from semipd_agent.supervision import actions, plan
+from semipd_agent.supervision.child import Child
+from semipd_agent.supervision.lane import Lane
+from semipd_agent.supervision.lane_starter import LaneStarter
+from semipd_agent.supervision.lane_table import LaneTable
+from semipd_agent.supervision.link import CoordinatorLink
+from semipd_agent.supervision.shares import Shares
+from semipd_agent.supervision.surroundings import Sockets, Surroundings
+from semipd_agent.supervision.view import EngineView
+from semipd_core import messages
+from semipd_core.agent_config import SwitchStatus
+from semipd_core.engine_config import EngineConfig, SpecError
+from semipd_core.partition import Partition, Role
+from semipd_core.repartition import Phase
+from semipd_shell import failpoints, log
+
+BUSY_TICK_S = 0.05
+STEADY_TICK_S = 0.5
+JOURNAL_RETRY_S = 1.0
+ROLES = ("memory", "coordinator", "frontend")
+
+_log = log.logger(__name__)
+
+
+class EngineSupervisor:
+    def __init__(
+        self,
+        config: EngineConfig,
+        initial: Partition,
+        resumed: JournalledEngine,
+        surroundings: Surroundings,
+        on_switch_ended: Callable[[SwitchStatus], None],
+    ) -> None:
+        self.config = config
+        self.engine_id = config.engine_id
+        self._around = surroundings
+        self._journal = surroundings.journal
+        self._wake = asyncio.Event()
+        self.children = {
+            role: Child(f"{self.engine_id}/{role}", self._journal, self._on_change) for role in ROLES
+        }
+        self.link = CoordinatorLink(config.coordinator_socket, self._on_message, self._wake.set)
+        self.shares = Shares(self.engine_id, self._journal, initial, resumed, on_switch_ended)
+        self.lanes = LaneTable(self.engine_id)
+        self._starter = LaneStarter(self.engine_id, surroundings, self.lanes, self._on_lane_exit)
+        self._caps: Partition | None = None
+        self._sockets = Sockets(
+            memory=Path(config.memory_socket),
+            coordinator=Path(config.coordinator_socket),
+            front=Path(config.front_socket),
+        )
+        self.error: SpecError | None = None
+        self.is_draining = False
+        self.is_ending = False
+        self.problem: str | None = None
+
+    # --- observe ------------------------------------------------------------------------------------------------
+
+    def view(self) -> EngineView:
+        memory, coordinator = self.children["memory"], self.children["coordinator"]
+        return EngineView(
+            phase=self.shares.phase,
+            phase_age_s=self.shares.phase_age_s,
+            isolation=self.config.isolation,
+            partition=self.shares.partition,
+            goal=self.shares.goal.partition if self.shares.goal else None,
+            target=self.shares.target,
+            rejection=self.shares.rejection,
+            caps=self._caps,
+            memory=memory.view(),
+            memory_ready=memory.is_alive and self._sockets.memory.exists(),
+            coordinator=coordinator.view(),
+            coordinator_listening=coordinator.is_alive and self._sockets.coordinator.exists(),
+            connected=self.link.is_connected,
+            front_end=self.children["frontend"].view(),
+            lanes=tuple(lane.view() for lane in self.lanes),
+            zygote_ready=self._around.is_zygote_ready(),
+            lane_due=self._starter.due(),
+            error=f"{self.error.path}: got {self.error.given}" if self.error else None,
+            is_draining=self.is_draining,
+            is_ending=self.is_ending,
+        )
+
+    def _on_change(self) -> None:
+        self._read_error()
+        self._wake.set()
+
+    def _read_error(self) -> None:
+        """A process that found its input wrong has left a `SpecError`."""
+        path = Path(self.config.error_file)
+        try:
+            self.error = msgspec.json.decode(path.read_bytes(), type=SpecError)
+        except FileNotFoundError:
+            return
+        except (OSError, msgspec.MsgspecError) as error:
+            self.error = SpecError(path=path.name, given=str(error), allowed="a SpecError")
+
+    def _on_message(self, message: messages.AnyMessage) -> None:
+        for identity_pid, lane_id in self.lanes.note(message):
+            self._watch_stranger(identity_pid, lane_id)
+        self._wake.set()
+
+    def _watch_stranger(self, pid: int, lane_id: str) -> None:
+        """A lane that no fork reply told of: it is ended, and the coordinator hears of it."""
+        lane = self.lanes.add_stranger(lane_id)
+        lane.watch(read_identity(pid), self._on_change)
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    # --- decide and apply ---------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until everything has ended after `is_ending` was set."""
+        self._read_error()
+        while not (self.is_ending and self._is_empty()):
+            self._wake.clear()
+            try:
+                await self._settle()
+                self.problem = None
+            except (JournalUnwritable, OSError) as error:
+                self._say_problem(str(error))
+                await asyncio.sleep(JOURNAL_RETRY_S)
+                continue
+            await self._rest()
+        await self.link.close()
+        for path in (self._sockets.of(role) for role in ROLES):
+            path.unlink(missing_ok=True)
+
+    def _is_empty(self) -> bool:
+        alive = any(child.is_alive for child in self.children.values())
+        return not alive and not any(lane.is_alive for lane in self.lanes)
+
+    def _say_problem(self, problem: str) -> None:
+        if problem != self.problem:
+            _log.error("action not taken", engine_id=self.engine_id, problem=problem)
+        self.problem = problem
+
+    async def _rest(self) -> None:
+        is_steady = self.shares.phase in (Phase.STEADY, Phase.FAILED) and not self.is_ending
+        try:
+            await asyncio.wait_for(self._wake.wait(), STEADY_TICK_S if is_steady else BUSY_TICK_S)
+        except TimeoutError:
+            return
+
+    async def _settle(self) -> None:
+        while True:
+            self.shares.drop_fulfilled_goal()
+            action = plan.decide(self.view())
+            if action is None or isinstance(action, actions.Wait):
+                return
+            if not await self._apply(action):
+                return
+
+    async def _apply(self, action: actions.Action) -> bool:
+        """Whether to decide again at once. Raises: JournalUnwritable, OSError: the action was not taken."""
+        match action:
+            case actions.Start(process=role):
+                self._start(role)
+            case actions.End(process=name, signal=number):
+                _log.info(
+                    "end",
+                    engine_id=self.engine_id,
+                    process_name=name,
+                    signal=number.name,
+                    reason=action.reason,
+                )
+                (self.children.get(name) or self.lanes[name]).send_signal(number)
+            case actions.Connect():
+                self._caps = None
+                return await self.link.connect()
+            case actions.Fork(role=role, percent=percent):
+                await self._starter.fork(role, percent, action.reason)
+                if self.shares.phase is Phase.PREPARING:
+                    failpoints.reach("agent.switch.lane_started")
+            case actions.SendSwap(lane_id=lane_id):
+                self.lanes[lane_id].is_swap_sent = True
+                sent = await self.link.send(messages.Swap(lane_id=lane_id))
+                failpoints.reach("agent.switch.swap_sent")
+                return sent
+            case actions.SendCaps(partition=partition):
+                return await self._send_caps(partition)
+            case actions.ConfirmExit(lane_id=lane_id):
+                await self._confirm_exit(lane_id)
+            case actions.Advance(event=event):
+                self.shares.advance(event, action.reason)
+            case _:
+                raise AssertionError(action)
+        return True
+
+    def _start(self, role: str) -> None:
+        self._sockets.of(role).unlink(missing_ok=True)
+        self.children[role].start(
+            self._around.commands.of_engine(role, self._around.run_directory.engine_config(self.engine_id)),
+            log_path=self._around.run_directory.log(f"{self.engine_id}-{role}"),
+            directory=self._around.run_directory.path,
+        )
+
+    async def _send_caps(self, partition: Partition) -> bool:
+        self._caps = partition
+        return await self.link.send(
+            messages.SetCaps(
+                prefill_percent=partition.prefill_percent, decode_percent=partition.decode_percent
+            )
+        )
+
+    def _on_lane_exit(self, lane: Lane) -> None:
+        """A new lane's death ends the switch that it was forked for."""
+        target = self.shares.target
+        if target is not None and lane.percent == target.percent(lane.role):
+            self.shares.reject(f"lane {lane.lane_id} exited before it was swapped in")
+        self._on_change()
+
+    async def _confirm_exit(self, lane_id: str) -> None:
+        if self.link.is_connected:
+            await self.link.send(messages.LaneExited(lane_id=lane_id))
+        lane = self.lanes.remove(lane_id)
+        self._journal.note(entry.Exited(process=lane.name))
+
+    # --- adoption -----------------------------------------------------------------------------------------------
+
+    def adopt_lane(self, lane_id: str, role: Role, percent: int, identity: Identity | None) -> None:
+        """A lane of the journal, alive or not: if not, the coordinator is told once it is connected."""
+        lane = self.lanes.add(Lane(lane_id, f"{self.engine_id}/{lane_id}", role, percent))
+        if self._starter.watch(lane, identity):
+            _log.info("lane adopted", engine_id=self.engine_id, lane_id=lane_id, lane_pid=lane.pid)
