@@ -184,7 +184,9 @@ def step(role, at_s, tokens):
     ],
 )
 def test_a_rate_counts_whole_steps(steps, expected):
-    assert token_rate([step(Role.PREFILL, at_s, tokens) for at_s, tokens in reversed(steps)]) == expected
+    assert token_rate(
+        [step(Role.PREFILL, at_s, tokens) for at_s, tokens in reversed(steps)]
+    ) == pytest.approx(expected)
 
 
 def test_a_mixed_lane_is_split_by_what_its_clients_saw():
