@@ -16,6 +16,7 @@ from rich.table import Table
 
 from semipd_bench import peers, shares, switch
 from semipd_bench.generated_service import BUILTIN_MODEL
+from semipd_bench.outcome import percentile
 from semipd_bench.results import append_result
 from semipd_bench.verdict import Condition
 from semipd_cli.arguments import integer, seconds
@@ -169,14 +170,14 @@ def _run_switch(args: argparse.Namespace, directory: Path, say: Callable[[str], 
         (
             "switch",
             f"{switched.lost} of {switched.sent}",
-            f"{sorted(switched.effects_s)[len(switched.effects_s) // 2]:.2f}",
+            f"{percentile(switched.effects_s, 50):.2f}",
             f"{max(switched.effects_s):.2f}",
             f"{switched.switching_p99_ms:.0f} (steady {switched.steady_p99_ms[0]:.0f}, {switched.steady_p99_ms[1]:.0f})",
         ),
         (
             "stop the service and start it with the new split",
             f"{restarted.lost} of {restarted.sent}",
-            f"{sorted(restarted.effects_s)[len(restarted.effects_s) // 2]:.2f}",
+            f"{percentile(restarted.effects_s, 50):.2f}",
             f"{max(restarted.effects_s):.2f}",
             "no tokens meanwhile",
         ),

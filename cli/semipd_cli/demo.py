@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
+import shutil
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
 from rich.console import Console
 
 from semipd_bench.calibrate import Bounds, Scaling, plan_scaling
@@ -32,7 +35,7 @@ from semipd_cli.service_config import build_agent_config
 from semipd_cli.service_file import read_service
 from semipd_cli.settings import read_settings
 from semipd_core.agent_config import PartitionSettings
-from semipd_core.errors import InvalidSpec
+from semipd_core.errors import InvalidSpec, SemipdError
 from semipd_core.partition import Isolation, Partition
 from semipd_core.telemetry import SloTargets
 
@@ -129,6 +132,9 @@ class Demo:
             self._say("interrupted: the service is stopped, the report is written")
         except ServiceEnded as error:
             return error.exit_code if error.exit_code == 2 else 1
+        except (SemipdError, OSError, httpx.HTTPError):
+            self._write(self._judge())
+            raise
         conditions = self._judge()
         self._write(conditions)
         if interrupted:
@@ -138,7 +144,7 @@ class Demo:
         return 0 if all(condition.holds for condition in conditions) else 1
 
     async def _perform(self) -> None:
-        with tempfile.TemporaryDirectory(prefix="semipd-demo-") as directory:
+        with tempfile.TemporaryDirectory(prefix="semipd-demo-") as directory, self._logs_of(Path(directory)):
             async with run_service(
                 self.file,
                 Path(directory) / "run",
@@ -149,6 +155,16 @@ class Demo:
                 await self._say_hello(service)
                 await self._calibrate(service)
                 await self._replay(service)
+
+    @contextlib.contextmanager
+    def _logs_of(self, directory: Path) -> Iterator[None]:
+        """Keep the processes' logs beside the report."""
+        try:
+            yield
+        finally:
+            logs = directory / "run" / "logs"
+            if logs.exists():
+                shutil.copytree(logs, self.out / "logs", dirs_exist_ok=True)
 
     async def _say_hello(self, service: Service) -> None:
         self.ready_seconds = self._elapsed_s()

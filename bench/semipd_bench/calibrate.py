@@ -1,0 +1,220 @@
+"""How to scale a trace to this machine, and which split to start from.
+
+Pure. Condition (the replay must show a policy at work): the starting split meets the SLO in the first half of the trace and is
+predicted to miss TTFT or TPOT in the second by at least `MISS_MIN_PERMILLE`, while another split is predicted to meet both
+there. Where no scaling does that, the closest is taken and said to be so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from semipd_bench.lanes_model import MachineModel, simulate
+from semipd_bench.outcome import percentile
+from semipd_bench.trace import Limits, Trace, scale
+from semipd_core.partition import Partition
+from semipd_core.telemetry import SloTargets
+
+MISS_MIN_PERMILLE = 100
+REQUESTS_PER_HALF_MIN = 25  # fewer make no 90th percentile
+LENGTH_FACTORS = (0.016, 0.022, 0.03, 0.045, 0.065, 0.1, 0.15, 0.22, 0.35, 0.6, 1.0)
+RATE_FACTORS = (0.25, 0.35, 0.18, 0.12, 0.5, 0.8)
+UTILISATION_MAX = 1.0  # of either half, lane time alone over its length; beyond it no split helps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """The caps that the service allows, in percent, inclusive."""
+
+    prefill_min_percent: int = 20
+    prefill_max_percent: int = 100
+    decode_min_percent: int = 40
+    decode_max_percent: int = 100
+
+    def splits(self, step_percent: int = 20) -> list[Partition]:
+        """A grid of allowed splits that contains the upper bounds."""
+        return [
+            Partition(prefill_percent=p, decode_percent=d)
+            for p in range(self.prefill_max_percent, self.prefill_min_percent - 1, -step_percent)
+            for d in range(self.decode_max_percent, self.decode_min_percent - 1, -step_percent)
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HalfPrediction:
+    """One split in one half: latencies at the SLO's percentiles, and their larger ratio to the targets (≤ 1 meets)."""
+
+    partition: Partition
+    ttft_ms: float
+    tpot_ms: float
+    ratio: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scaling:
+    """What to replay and how to start. `is_met` says whether the condition holds."""
+
+    length_factor: float
+    rate_factor: float
+    requests: int
+    start: Partition
+    first: HalfPrediction  # the start in the first half
+    second: HalfPrediction  # the start in the second half
+    better: HalfPrediction  # the best split in the second half
+    machine: MachineModel
+    limits: Limits
+    is_met: bool
+    message: str
+
+    def apply(self, trace: Trace) -> Trace:
+        return scale(
+            trace, length_factor=self.length_factor, rate_factor=self.rate_factor, limits=self.limits
+        )
+
+
+def plan_scaling(
+    machine: MachineModel,
+    trace: Trace,
+    slo: SloTargets,
+    bounds: Bounds,
+    limits: Limits,
+    *,
+    length_factors: Sequence[float] = LENGTH_FACTORS,
+    rate_factors: Sequence[float] = RATE_FACTORS,
+) -> Scaling:
+    """Search the grid of factors and splits for the scaling with the most room on all three sides of the condition.
+
+    Raises: ValueError if the trace leaves one of its halves empty.
+    """
+    search = _Search(machine=machine, slo=slo, bounds=bounds, limits=limits)
+    best: tuple[float, Scaling] | None = None
+    for length_factor in length_factors:
+        for rate_factor in rate_factors:
+            factors = _Factors(length=length_factor, rate=rate_factor)
+            found = search.best_start(trace, factors, floor=-math.inf if best is None else best[0])
+            best = found or best
+    if best is None:
+        lightest = _Factors(length=min(length_factors), rate=min(rate_factors))
+        return search.closest_start(trace, lightest)
+    return best[1]
+
+
+def predict_half(machine: MachineModel, partition: Partition, half: Trace, slo: SloTargets) -> HalfPrediction:
+    """What `half` would feel like under `partition`.
+
+    Raises: ValueError if it holds no requests.
+    """
+    predicted = simulate(machine, partition, half)
+    ttft_ms = percentile([p.ttft_ms for p in predicted], slo.ttft_percentile)
+    tpots = [p.tpot_ms for p in predicted if p.tpot_ms is not None]
+    tpot_ms = percentile(tpots, slo.tpot_percentile) if tpots else 0.0
+    return HalfPrediction(
+        partition=partition,
+        ttft_ms=ttft_ms,
+        tpot_ms=tpot_ms,
+        ratio=max(ttft_ms / slo.ttft_ms, tpot_ms / slo.tpot_ms),
+    )
+
+
+def utilisation(machine: MachineModel, half: Trace) -> float:
+    """Lane time that `half` needs over its length, prefill in full chunks and decode in full batches."""
+    per_token_ms = machine.prefill_ms(machine.chunk_tokens) / machine.chunk_tokens
+    per_output_ms = machine.decode_ms(machine.max_rows) / machine.max_rows
+    work_ms = sum(r.prompt_tokens * per_token_ms + r.output_tokens * per_output_ms for r in half.requests)
+    return work_ms / 1e3 / half.duration_s / machine.engines
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Factors:
+    length: float
+    rate: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Search:
+    """What stays the same over all factors."""
+
+    machine: MachineModel
+    slo: SloTargets
+    bounds: Bounds
+    limits: Limits
+
+    def best_start(self, trace: Trace, factors: _Factors, *, floor: float) -> tuple[float, Scaling] | None:
+        """(room, scaling) with the most room, if that is more than `floor`; room ≥ 0 meets the condition."""
+        scaled = self._scale(trace, factors)
+        first_half, second_half = scaled.halves()
+        if min(len(first_half.requests), len(second_half.requests)) < REQUESTS_PER_HALF_MIN:
+            return None
+        if max(utilisation(self.machine, half) for half in (first_half, second_half)) > UTILISATION_MAX:
+            return None
+        firsts = sorted(self._predict(first_half), key=lambda p: p.ratio)
+        best = None
+        better: HalfPrediction | None = None
+        for first in firsts:
+            if 1 - first.ratio <= floor:
+                break
+            second = predict_half(self.machine, first.partition, second_half, self.slo)
+            miss = second.ratio - 1 - MISS_MIN_PERMILLE / 1000
+            if miss <= floor:
+                continue
+            better = better or min(self._predict(second_half), key=lambda p: p.ratio)
+            room = min(1 - first.ratio, miss, 1 - better.ratio)
+            if room > floor:
+                floor = room
+                best = room, self._conclude(factors, scaled, first, second, better, is_met=room >= 0)
+        return best
+
+    def closest_start(self, trace: Trace, factors: _Factors) -> Scaling:
+        """The best split for each half under a load that no grid point fits."""
+        scaled = self._scale(trace, factors)
+        first_half, second_half = scaled.halves()
+        first = min(self._predict(first_half), key=lambda p: p.ratio)
+        second = predict_half(self.machine, first.partition, second_half, self.slo)
+        better = min(self._predict(second_half), key=lambda p: p.ratio)
+        return self._conclude(factors, scaled, first, second, better, is_met=False)
+
+    def _scale(self, trace: Trace, factors: _Factors) -> Trace:
+        return scale(trace, length_factor=factors.length, rate_factor=factors.rate, limits=self.limits)
+
+    def _predict(self, half: Trace) -> Iterator[HalfPrediction]:
+        return (predict_half(self.machine, split, half, self.slo) for split in self.bounds.splits())
+
+    def _conclude(
+        self,
+        factors: _Factors,
+        scaled: Trace,
+        first: HalfPrediction,
+        second: HalfPrediction,
+        better: HalfPrediction,
+        *,
+        is_met: bool,
+    ) -> Scaling:
+        return Scaling(
+            length_factor=factors.length,
+            rate_factor=factors.rate,
+            requests=len(scaled.requests),
+            start=first.partition,
+            first=first,
+            second=second,
+            better=better,
+            machine=self.machine,
+            limits=self.limits,
+            is_met=is_met,
+            message=_describe(first, second, better, self.slo, is_met=is_met),
+        )
+
+
+def _describe(
+    first: HalfPrediction, second: HalfPrediction, better: HalfPrediction, slo: SloTargets, *, is_met: bool
+) -> str:
+    claim = (
+        f"start at {first.partition}: first half TTFT p{slo.ttft_percentile} {first.ttft_ms:.0f} ms, "
+        f"TPOT p{slo.tpot_percentile} {first.tpot_ms:.0f} ms; second half {second.ttft_ms:.0f} and "
+        f"{second.tpot_ms:.0f} ms, where {better.partition} would give {better.ttft_ms:.0f} and "
+        f"{better.tpot_ms:.0f} ms (targets {slo.ttft_ms} and {slo.tpot_ms} ms)"
+    )
+    if is_met:
+        return claim
+    return f"this machine cannot meet the condition of the replay; the closest is: {claim}"
