@@ -10,7 +10,7 @@ from semipd_core.cluster import loop
 from semipd_core.cluster.loop import initial_state, step
 from semipd_core.cluster.state import DECISIONS_KEPT, ClusterConfig, band_around
 from semipd_core.errors import InvalidSpec
-from semipd_core.partition import Band, Isolation, Partition
+from semipd_core.partition import Band, Isolation, Partition, Wish
 from semipd_core.policies.decision import Decision, Reason
 from semipd_core.slo.pooled import WindowState
 from semipd_core.telemetry import EngineReport, FrontEndReport, SloTargets, WindowSlot
@@ -43,6 +43,17 @@ def report(engine_id="a", split=(80, 100), at_s=NOW_S, phase="Steady", slots=(),
         granted=split,
         front_end=front,
         coordinator=None,
+    )
+
+
+def manual(target, *, pinned):
+    return Wish(
+        target=target,
+        band=Band.only(target),
+        decision_id="manual-1",
+        reason="Manual",
+        message="",
+        pinned=pinned,
     )
 
 
@@ -144,20 +155,34 @@ def test_moves_per_hour_are_limited_and_given_back_after_an_hour(say):
 def test_no_wishes_go_out_while(say, settings, pinned, reason):
     say(at(50))
     state = initial_state(settings)
-    after, result = step(state, settings, {"a": report()}, NOW_S, pinned=pinned)
+    after, result = step(
+        state, settings, {"a": report()}, NOW_S, in_force=manual(at(80), pinned=True) if pinned else None
+    )
     assert (result.wishes, result.decision.reason, after.target) == ({}, reason, state.target)
     if reason is not Reason.STATIC:
         assert result.advice.partition == at(50)
         assert "(50, 100)" in result.decision.message
 
 
-def test_a_split_set_by_somebody_else_becomes_the_target(say):
+def test_a_wish_of_somebody_else_becomes_the_target_before_engines_run_it(say):
     say(None)
     state, _ = rounds(initial_state(config()), config(), [NOW_S])
-    state, result = step(state, config(), {"a": report(split=(40, 100), at_s=NOW_S + 20)}, NOW_S + 20)
+    foreign = manual(at(40), pinned=False)
+    state, result = step(state, config(), {"a": report(at_s=NOW_S + 20)}, NOW_S + 20, in_force=foreign)
     assert (state.target, state.decisions[0].changed) == (at(40), False)
-    assert result.wishes["a"].target == at(40)
-    assert result.wishes["a"].reason == Reason.ADOPTED
+    assert (result.wishes["a"].target, result.wishes["a"].reason) == (at(40), Reason.ADOPTED)
+    assert result.wishes["a"].band == band_around(at(40), config())
+    after, again = step(
+        state, config(), {"a": report(at_s=NOW_S + 25)}, NOW_S + 25, in_force=result.wishes["a"]
+    )
+    assert (after.target, again.wishes) == (at(40), {})
+
+
+def test_a_pinned_wish_is_known_but_not_repeated(say):
+    say(at(50))
+    pinned = manual(at(30), pinned=True)
+    state, result = step(initial_state(config()), config(), {"a": report()}, NOW_S, in_force=pinned)
+    assert (state.target, result.decision.partition, result.wishes) == (at(30), at(30), {})
 
 
 def test_an_engine_that_alone_left_the_band_is_told_again(say):

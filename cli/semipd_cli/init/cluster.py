@@ -6,11 +6,13 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 
+import msgspec
+
 from semipd_cli.agent_client import AgentClient
 from semipd_core.agent_config import AgentConfig, BandWire, PartitionWire, WishWire
 from semipd_core.cluster import loop as cluster
 from semipd_core.errors import InvalidSpec, NotReadyYet
-from semipd_core.partition import Wish
+from semipd_core.partition import Band, Partition, Wish
 from semipd_core.telemetry import EngineReport
 
 
@@ -28,25 +30,25 @@ async def run_cluster_loop(
     known: set[str] = set()
     while True:
         started_s = time.monotonic()
-        reports, pinned = await _observe(client)
+        reports, in_force = await _observe(client)
         if reports:
             answered()
         known |= {report.engine_id for report in reports}
         by_engine = dict.fromkeys(known) | {report.engine_id: report for report in reports}
-        state, round_ = cluster.step(state, settings, by_engine, time.time(), pinned=pinned)
+        state, round_ = cluster.step(state, settings, by_engine, time.time(), in_force=in_force)
         journal.note(round_)
         await _put(client, round_.wishes.items(), say)
         await asyncio.sleep(max(0.0, started_s + period_s - time.monotonic()))
 
 
-async def _observe(client: AgentClient) -> tuple[list[EngineReport], bool]:
-    """Reports, and whether the wish in force is pinned. An agent that does not answer is no data."""
+async def _observe(client: AgentClient) -> tuple[list[EngineReport], Wish | None]:
+    """Reports, and the wish in force. An agent that does not answer is no data."""
     try:
         reports = await client.windows()
         wish = (await client.status()).wish
     except NotReadyYet:
-        return [], False
-    return reports, wish is not None and wish.pinned
+        return [], None
+    return reports, from_wire(wish) if wish is not None else None
 
 
 async def _put(client: AgentClient, wishes: Iterable[tuple[str, Wish]], say: Callable[[str], None]) -> None:
@@ -55,6 +57,18 @@ async def _put(client: AgentClient, wishes: Iterable[tuple[str, Wish]], say: Cal
             await client.put_wish(to_wire(wish), engine_id)
         except (InvalidSpec, NotReadyYet) as error:
             say(f"cluster: {engine_id} did not take {wish.target}: {error}")
+
+
+def from_wire(wish: WishWire) -> Wish:
+    target = Partition(prefill_percent=wish.target.prefill_percent, decode_percent=wish.target.decode_percent)
+    return Wish(
+        target=target,
+        band=Band.only(target) if wish.band is None else Band(**msgspec.structs.asdict(wish.band)),
+        decision_id=wish.decision_id,
+        reason=wish.reason,
+        message=wish.message,
+        pinned=wish.pinned,
+    )
 
 
 def to_wire(wish: Wish) -> WishWire:

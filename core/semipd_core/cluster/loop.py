@@ -5,7 +5,7 @@
     for engine_id, wish in round.wishes.items(): ...                           # to the engine's agent
 
 No I/O and no clock. The policy decides; the guards here may hold it back and then say so: cooldown, moves per hour, a pin by
-hand, `Advisory` and `Static`. What engines run by somebody else's will (a wish by hand without a pin, say) becomes the target.
+hand, `Advisory` and `Static`. A wish in force that somebody else has put (by hand, say) becomes the target.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from dataclasses import replace
 
 from semipd_core.cluster.state import (
     DECISIONS_KEPT,
+    OWN_PREFIX,
     ClusterConfig,
     ClusterRound,
     ClusterState,
     TimedDecision,
     band_around,
+    decision_id_at,
     initial_state,
 )
 from semipd_core.latency.load import measure_load
@@ -42,9 +44,14 @@ Reports = Mapping[str, EngineReport | None]
 
 
 def step(
-    state: ClusterState, config: ClusterConfig, reports: Reports, now_s: float, *, pinned: bool = False
+    state: ClusterState,
+    config: ClusterConfig,
+    reports: Reports,
+    now_s: float,
+    *,
+    in_force: Wish | None = None,
 ) -> tuple[ClusterState, ClusterRound]:
-    """Decide for the service. `pinned`: the wish in force was pinned by hand.
+    """Decide for the service. `in_force`: the wish that the engines follow at the moment, whoever put it.
 
     Raises: InvalidSpec if the bounds hold no legal split.
     """
@@ -54,8 +61,9 @@ def step(
         if report is not None and is_fresh(report, now_s=now_s, stale_after_s=config.stale_after_s)
     }
     state = _learn_steps(state, fresh)
-    if not pinned:
-        state = _adopt(state, config, fresh, now_s)
+    if in_force is not None and not in_force.decision_id.startswith(OWN_PREFIX):
+        state = _adopt(state, config, in_force, now_s)
+    pinned = in_force is not None and in_force.pinned
     inputs = _observe(state, config, fresh, now_s)
     state = _learn_curves(state, inputs)
     advice = POLICIES["Static" if config.mode == "Static" else config.policy].decide(inputs)
@@ -87,23 +95,17 @@ def _learn_steps(state: ClusterState, fresh: Mapping[str, EngineReport]) -> Clus
     return replace(state, steps=steps)
 
 
-def _adopt(
-    state: ClusterState, config: ClusterConfig, fresh: Mapping[str, EngineReport], now_s: float
-) -> ClusterState:
-    """Most engines run outside the band though their wishes have had time: that is somebody's will, and the new target."""
-    steady = [report for report in fresh.values() if report.phase == Phase.STEADY]
-    if any(now_s - at_s < config.settle_s for _, at_s in state.wished.values()) or not steady:
-        return state
-    current = _most_common(steady)
-    if current == state.target or state.band.holds(current):
+def _adopt(state: ClusterState, config: ClusterConfig, wish: Wish, now_s: float) -> ClusterState:
+    """Somebody else's wish is the new target; without a pin the engines are told so, with a band of ours."""
+    if wish.target == state.target and state.reason == Reason.ADOPTED:
         return state
     return replace(
         state,
-        target=current,
-        band=band_around(current, config),
-        decision_id=f"cluster-{round(now_s * 1000)}",
+        target=wish.target,
+        band=band_around(wish.target, config),
+        decision_id=decision_id_at(now_s),
         reason=Reason.ADOPTED,
-        message=f"engines run {current}, outside the band around {state.target}: it is the new target",
+        message=f"{wish.target} was asked for ({wish.reason}): it is the new target",
         settled_s=now_s,
     )
 
@@ -190,7 +192,7 @@ def _move(state: ClusterState, config: ClusterConfig, advice: Decision, now_s: f
         state,
         target=advice.partition,
         band=band_around(advice.partition, config),
-        decision_id=f"cluster-{round(now_s * 1000)}",
+        decision_id=decision_id_at(now_s),
         reason=advice.reason,
         message=advice.message,
         moves_s=(*kept, now_s),

@@ -16,6 +16,7 @@ from semipd_core.slo.pooled import PooledWindow, WindowState
 from semipd_core.telemetry import SloTargets
 
 DECISIONS_KEPT = 10
+OWN_PREFIX = "cluster-"  # of the ids of this loop's decisions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +112,10 @@ class ClusterRound:
     changed: bool  # whether the band moved
 
 
+def decision_id_at(now_s: float) -> str:
+    return f"{OWN_PREFIX}{round(now_s * 1000)}"
+
+
 def band_around(target: Partition, config: ClusterConfig) -> Band:
     """`target` ± the half width, inside the service's bounds."""
     low, high = config.bounds, config.bounds
@@ -132,7 +137,7 @@ def initial_state(config: ClusterConfig) -> ClusterState:
     return ClusterState(
         target=target,
         band=band_around(target, config),
-        decision_id="cluster-initial",
+        decision_id=f"{OWN_PREFIX}initial",
         reason="Initial",
         message=f"the service starts at {target}",
         steps=StepModel(curve=config.curve, takes_turns=config.takes_turns),
