@@ -18,10 +18,14 @@ from semipd_core.partition import Partition
 from semipd_core.telemetry import SloTargets
 
 MISS_MIN_PERMILLE = 100
-REQUESTS_PER_HALF_MIN = 25  # fewer make no 90th percentile
-LENGTH_FACTORS = (0.016, 0.022, 0.03, 0.045, 0.065, 0.1, 0.15, 0.22, 0.35, 0.6, 1.0)
-RATE_FACTORS = (0.25, 0.35, 0.18, 0.12, 0.5, 0.8)
-UTILISATION_MAX = 1.0  # of either half, lane time alone over its length; beyond it no split helps
+REQUESTS_PER_HALF_MIN = 40  # fewer make no 90th percentile
+OUTPUT_TOKENS_MIN = 4.0  # mean of the half with the longer answers; shorter ones make no TPOT
+LENGTH_FACTORS = (0.016, 0.025, 0.035, 0.05, 0.065, 0.08, 0.1, 0.15, 0.22, 0.35, 0.6, 1.0)
+RATE_FACTORS = (0.25, 0.3, 0.36, 0.45, 0.6, 0.8, 1.0)
+ROOM_ENOUGH = 0.12  # of a target: what the prediction may be wrong by
+UTILISATION_MAX = (
+    0.65  # of either half, lane time alone over its length; beyond it queues grow whatever the split
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,12 +37,12 @@ class Bounds:
     decode_min_percent: int = 40
     decode_max_percent: int = 100
 
-    def splits(self, step_percent: int = 20) -> list[Partition]:
-        """A grid of allowed splits that contains the upper bounds."""
+    def splits(self) -> list[Partition]:
+        """A grid of allowed splits that contains the upper bounds, finer where a few points decide about TPOT."""
         return [
             Partition(prefill_percent=p, decode_percent=d)
-            for p in range(self.prefill_max_percent, self.prefill_min_percent - 1, -step_percent)
-            for d in range(self.decode_max_percent, self.decode_min_percent - 1, -step_percent)
+            for p in range(self.prefill_max_percent, self.prefill_min_percent - 1, -20)
+            for d in range(self.decode_max_percent, self.decode_min_percent - 1, -10)
         ]
 
 
@@ -84,17 +88,21 @@ def plan_scaling(
     length_factors: Sequence[float] = LENGTH_FACTORS,
     rate_factors: Sequence[float] = RATE_FACTORS,
 ) -> Scaling:
-    """Search the grid of factors and splits for the scaling with the most room on all three sides of the condition.
+    """Search the grid of factors and splits for the longest requests with enough room on all three sides of the condition.
+
+    Where no length has `ROOM_ENOUGH`, the scaling with the most room is taken.
 
     Raises: ValueError if the trace leaves one of its halves empty.
     """
     search = _Search(machine=machine, slo=slo, bounds=bounds, limits=limits)
     best: tuple[float, Scaling] | None = None
-    for length_factor in length_factors:
+    for length_factor in sorted(length_factors, reverse=True):
         for rate_factor in rate_factors:
             factors = _Factors(length=length_factor, rate=rate_factor)
             found = search.best_start(trace, factors, floor=-math.inf if best is None else best[0])
             best = found or best
+        if best is not None and best[0] >= ROOM_ENOUGH:
+            break
     if best is None:
         lightest = _Factors(length=min(length_factors), rate=min(rate_factors))
         return search.closest_start(trace, lightest)
@@ -126,6 +134,19 @@ def utilisation(machine: MachineModel, half: Trace) -> float:
     return work_ms / 1e3 / half.duration_s / machine.engines
 
 
+def _is_telling(*halves: Trace) -> bool:
+    """Whether each half has enough requests to be judged by percentiles, and one has answers long enough for TPOT."""
+    return (
+        min(len(half.requests) for half in halves) >= REQUESTS_PER_HALF_MIN
+        and max(map(mean_output, halves)) >= OUTPUT_TOKENS_MIN
+    )
+
+
+def mean_output(half: Trace) -> float:
+    """Output tokens per request of a half that holds some."""
+    return sum(request.output_tokens for request in half.requests) / len(half.requests)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Factors:
     length: float
@@ -145,7 +166,7 @@ class _Search:
         """(room, scaling) with the most room, if that is more than `floor`; room ≥ 0 meets the condition."""
         scaled = self._scale(trace, factors)
         first_half, second_half = scaled.halves()
-        if min(len(first_half.requests), len(second_half.requests)) < REQUESTS_PER_HALF_MIN:
+        if not _is_telling(first_half, second_half):
             return None
         if max(utilisation(self.machine, half) for half in (first_half, second_half)) > UTILISATION_MAX:
             return None
