@@ -37,7 +37,7 @@ def test_a_minimal_service_gets_every_default() -> None:
         None,
         None,
     )
-    assert (config.block_tokens, config.max_rows, config.run_ahead) == (16, 32, 2)
+    assert (config.block_tokens, config.max_rows, config.run_ahead) == (16, 32, 1)
     assert (config.prefill_budget_tokens, config.mixed_budget_tokens) == (128, 64)
     assert (config.prefill_policy, config.spf_aging_tokens_per_s, config.spf_max_wait_s) == (
         "SPF",
