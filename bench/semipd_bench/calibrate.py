@@ -21,11 +21,13 @@ MISS_MIN_PERMILLE = 100
 REQUESTS_PER_HALF_MIN = 40  # fewer make no 90th percentile
 OUTPUT_TOKENS_MIN = 4.0  # mean of the half with the longer answers; shorter ones make no TPOT
 LENGTH_FACTORS = (0.016, 0.025, 0.035, 0.05, 0.065, 0.08, 0.1, 0.15, 0.22, 0.35, 0.6, 1.0)
-RATE_FACTORS = (0.25, 0.3, 0.36, 0.45, 0.6, 0.8, 1.0)
-ROOM_ENOUGH = 0.12  # of a target: what the prediction may be wrong by
-UTILISATION_MAX = (
-    0.65  # of either half, lane time alone over its length; beyond it queues grow whatever the split
-)
+RATE_FACTORS = (0.25, 0.3, 0.36, 0.45, 0.52, 0.6, 0.8, 1.0)
+TTFT_CAUTION = 1.5  # real queues of bursts were found to be up to this much longer than predicted
+ROOM_ENOUGH = 0.06  # of a target: what the prediction may be wrong by
+UTILISATION_ROWS = 2  # of a decode step at loads that leave room
+# Of either half, lane time alone over its length. The second limit is for machines on which the first leaves nothing: near it
+# queues grow whatever the split.
+UTILISATION_LIMITS = (0.6, 0.9)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +50,16 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HalfPrediction:
-    """One split in one half: latencies at the SLO's percentiles, and their larger ratio to the targets (≤ 1 meets)."""
+    """One split in one half: latencies at the SLO's percentiles, and their larger ratio to the targets.
+
+    `cautious_ratio` ≤ 1 is said to meet; `ratio` > 1 is said to miss.
+    """
 
     partition: Partition
     ttft_ms: float
     tpot_ms: float
     ratio: float
+    cautious_ratio: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,19 +100,22 @@ def plan_scaling(
 
     Raises: ValueError if the trace leaves one of its halves empty.
     """
-    search = _Search(machine=machine, slo=slo, bounds=bounds, limits=limits)
     best: tuple[float, Scaling] | None = None
-    for length_factor in sorted(length_factors, reverse=True):
-        for rate_factor in rate_factors:
-            factors = _Factors(length=length_factor, rate=rate_factor)
-            found = search.best_start(trace, factors, floor=-math.inf if best is None else best[0])
-            best = found or best
-        if best is not None and best[0] >= ROOM_ENOUGH:
-            break
-    if best is None:
-        lightest = _Factors(length=min(length_factors), rate=min(rate_factors))
-        return search.closest_start(trace, lightest)
-    return best[1]
+    for utilisation_max in UTILISATION_LIMITS:
+        search = _Search(
+            machine=machine, slo=slo, bounds=bounds, limits=limits, utilisation_max=utilisation_max
+        )
+        for length_factor in sorted(length_factors, reverse=True):
+            for rate_factor in rate_factors:
+                factors = _Factors(length=length_factor, rate=rate_factor)
+                found = search.best_start(trace, factors, floor=-math.inf if best is None else best[0])
+                best = found or best
+            if best is not None and best[0] >= ROOM_ENOUGH:
+                return best[1]
+    if best is not None:
+        return best[1]
+    lightest = _Factors(length=min(length_factors), rate=min(rate_factors))
+    return search.closest_start(trace, lightest)
 
 
 def predict_half(machine: MachineModel, partition: Partition, half: Trace, slo: SloTargets) -> HalfPrediction:
@@ -123,13 +132,14 @@ def predict_half(machine: MachineModel, partition: Partition, half: Trace, slo: 
         ttft_ms=ttft_ms,
         tpot_ms=tpot_ms,
         ratio=max(ttft_ms / slo.ttft_ms, tpot_ms / slo.tpot_ms),
+        cautious_ratio=max(TTFT_CAUTION * ttft_ms / slo.ttft_ms, tpot_ms / slo.tpot_ms),
     )
 
 
 def utilisation(machine: MachineModel, half: Trace) -> float:
-    """Lane time that `half` needs over its length, prefill in full chunks and decode in full batches."""
+    """Lane time that `half` needs over its length, prefill in full chunks and decode in small batches."""
     per_token_ms = machine.prefill_ms(machine.chunk_tokens) / machine.chunk_tokens
-    per_output_ms = machine.decode_ms(machine.max_rows) / machine.max_rows
+    per_output_ms = machine.decode_ms(UTILISATION_ROWS) / UTILISATION_ROWS
     work_ms = sum(r.prompt_tokens * per_token_ms + r.output_tokens * per_output_ms for r in half.requests)
     return work_ms / 1e3 / half.duration_s / machine.engines
 
@@ -161,6 +171,7 @@ class _Search:
     slo: SloTargets
     bounds: Bounds
     limits: Limits
+    utilisation_max: float
 
     def best_start(self, trace: Trace, factors: _Factors, *, floor: float) -> tuple[float, Scaling] | None:
         """(room, scaling) with the most room, if that is more than `floor`; room ≥ 0 meets the condition."""
@@ -168,20 +179,20 @@ class _Search:
         first_half, second_half = scaled.halves()
         if not _is_telling(first_half, second_half):
             return None
-        if max(utilisation(self.machine, half) for half in (first_half, second_half)) > UTILISATION_MAX:
+        if max(utilisation(self.machine, half) for half in (first_half, second_half)) > self.utilisation_max:
             return None
-        firsts = sorted(self._predict(first_half), key=lambda p: p.ratio)
+        firsts = sorted(self._predict(first_half), key=lambda p: p.cautious_ratio)
         best = None
         better: HalfPrediction | None = None
         for first in firsts:
-            if 1 - first.ratio <= floor:
+            if 1 - first.cautious_ratio <= floor:
                 break
             second = predict_half(self.machine, first.partition, second_half, self.slo)
             miss = second.ratio - 1 - MISS_MIN_PERMILLE / 1000
             if miss <= floor:
                 continue
-            better = better or min(self._predict(second_half), key=lambda p: p.ratio)
-            room = min(1 - first.ratio, miss, 1 - better.ratio)
+            better = better or min(self._predict(second_half), key=lambda p: p.cautious_ratio)
+            room = min(1 - first.cautious_ratio, miss, 1 - better.cautious_ratio)
             if room > floor:
                 floor = room
                 best = room, self._conclude(factors, scaled, first, second, better, is_met=room >= 0)
@@ -191,9 +202,9 @@ class _Search:
         """The best split for each half under a load that no grid point fits."""
         scaled = self._scale(trace, factors)
         first_half, second_half = scaled.halves()
-        first = min(self._predict(first_half), key=lambda p: p.ratio)
+        first = min(self._predict(first_half), key=lambda p: p.cautious_ratio)
         second = predict_half(self.machine, first.partition, second_half, self.slo)
-        better = min(self._predict(second_half), key=lambda p: p.ratio)
+        better = min(self._predict(second_half), key=lambda p: p.cautious_ratio)
         return self._conclude(factors, scaled, first, second, better, is_met=False)
 
     def _scale(self, trace: Trace, factors: _Factors) -> Trace:

@@ -24,7 +24,7 @@ class EngineSettings(BaseSettings):
     prefill_policy: Literal["SPF", "FCFS"] = "SPF"
     spf_aging_tokens_per_s: float = Field(15.0, ge=0.0, le=1e6)
     spf_max_wait_s: float = Field(10.0, gt=0.0, le=3600.0)
-    # Steps in flight per lane. A CPU's step takes a hundred round trips: a step ahead hides nothing and makes whoever arrives wait.
+    # Steps in flight per lane. A CPU step takes a hundred round trips: a step ahead hides nothing, and who arrives waits.
     run_ahead: int = Field(1, ge=1, le=8)
     prefix_cache: bool = True
     api_key: SecretStr | None = None  # what `spec.http.apiKeySecretRef` stands for on one machine

@@ -272,10 +272,10 @@ def test_it_agrees_with_exhaustive_search(isolation, ttft, tpot, rows, contentio
     )
     if decision.partition != current:
         assert decision.partition == expected.split
-        assert gain >= 100 if meets_both else fitting or gain >= 30
+        assert gain >= 100 if meets_both else fitting or gain >= 100
     else:
         is_small = step < policy.hysteresis_percent and (step == 0 or not bad)
-        assert is_small or (meets_both and (gain < 100 or not fitting)) or (not fitting and gain < 30)
+        assert is_small or (meets_both and (gain < 100 or not fitting)) or (not fitting and gain < 100)
 
 
 def forecast(split, ttft_ms, tpot_ms):

@@ -38,7 +38,7 @@ class NodeConfig:
     carry_over_s: float = 2.0  # after a switch, while verdicts are still about the split before
     stale_after_s: float = 5.0
     dwell_switches: float = 2.0  # time between moves, in durations of a switch …
-    min_dwell_s: float = 4.0  # … and at least two window slots, so that a move is judged before the next
+    min_dwell_s: float = 6.0  # … and at least three window slots, so that a move is judged before the next
     retry_s: float = 30.0  # before a wish that did not come true is tried again
     curve: ShareCurve = TURNS
     takes_turns: bool = True

@@ -57,6 +57,9 @@ class Decision:
     message: str  # one sentence with the numbers that decided
 
 
+MIN_REQUESTS = 3  # fewer are no percentile
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyInputs:
     """Observations only; a policy keeps no state of its own."""
@@ -93,12 +96,18 @@ class PartitionPolicy(Protocol):
 
 
 def hold_without_verdict(inputs: PolicyInputs) -> Decision | None:
-    """The last split holds where nothing is known or nothing happens; None if there is something to judge by."""
+    """The last split holds where nothing is known, nothing happens, or too little; None if there is something to judge by."""
+    requests = inputs.window.judged + inputs.window.open_requests
     match inputs.window_state:
         case WindowState.NO_DATA:
             return inputs.hold(Reason.NO_DATA, f"no fresh report of any engine: {inputs.current} holds")
         case WindowState.IDLE:
             return inputs.hold(Reason.IDLE, f"nothing arrived and nothing is open: {inputs.current} holds")
+        case _ if requests < MIN_REQUESTS:
+            return inputs.hold(
+                Reason.TOO_FEW_SAMPLES,
+                f"{requests} requests judged or open, {MIN_REQUESTS} are due: {inputs.current} holds",
+            )
         case _:
             return None
 

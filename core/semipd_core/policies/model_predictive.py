@@ -36,7 +36,7 @@ class ModelPredictive:
     kv_ttft_slack: float = 1.3  # Nexus' α: where no split meets TTFT, what decode first may cost
     hysteresis_percent: int = 10  # δ: moves of both caps below this are not made while the SLO is met
     min_gain_permille: int = (
-        30  # expected attainment that a move must bring where no split meets both targets …
+        100  # expected attainment that a move must bring where no split meets both targets …
     )
     min_room_gain_permille: int = 100  # … and where the present one is expected to meet both
     fallback: PartitionPolicy = field(default_factory=SloFeedback)  # until the step model is trusted

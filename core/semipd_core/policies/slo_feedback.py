@@ -29,7 +29,6 @@ class SloFeedback:
     max_steps: int = 3  # max_step
     min_window_s: float = 8.0  # a window is due after this long …
     min_window_requests: int = 40  # … or this many verdicts
-    min_requests: int = 3  # judged or open: a single request is no percentile
     dominance: float = 1.25  # both missed: the worse one must miss this much more to be helped
 
     def decide(self, inputs: PolicyInputs) -> Decision:
@@ -51,11 +50,6 @@ class SloFeedback:
         if inputs.window_state is WindowState.PENDING and not _misses_tpot(inputs):
             return inputs.hold(
                 Reason.NOT_JUDGED_YET, f"{window.open_requests} requests open, none judged yet"
-            )
-        if window.judged + window.open_requests < self.min_requests:
-            return inputs.hold(
-                Reason.TOO_FEW_SAMPLES,
-                f"{window.judged} requests judged and {window.open_requests} open, {self.min_requests} are due",
             )
         if window.seconds < self.min_window_s and window.judged < self.min_window_requests:
             return inputs.hold(
