@@ -54,16 +54,16 @@ def trained(token_us=3300, base_us=60_000, row_us=5000):
 TRAINED = trained()
 
 
-def inputs(current=None, ttft=500.0, tpot=100.0, bad=(), seconds=20.0, isolation=Isolation.MPS, **fields):
-    """Ten judged requests at these latencies; `bad` names the targets that half of them miss."""
+def inputs(current=None, ttft=500.0, tpot=100.0, bad=(), seconds=40.0, isolation=Isolation.MPS, **fields):
+    """Twenty judged requests at these latencies; `bad` names the targets that half of them miss."""
     ttft_ms, tpot_ms = {}, {}
-    for _ in range(10):
+    for _ in range(20):
         histogram.add(ttft_ms, ttft)
         histogram.add(tpot_ms, tpot)
-    missed = 5 if bad else 0
+    missed = 10 if bad else 0
     window = PooledWindow(
-        since_s=0, until_s=seconds, engines=1, arrived=10, prompt_tokens=800, attained=10 - missed, missed=missed,
-        missed_ttft=5 * ("ttft" in bad), missed_tpot=5 * ("tpot" in bad), ttft_ms=ttft_ms, tpot_ms=tpot_ms,
+        since_s=0, until_s=seconds, engines=1, arrived=20, prompt_tokens=1600, attained=20 - missed, missed=missed,
+        missed_ttft=10 * ("ttft" in bad), missed_tpot=10 * ("tpot" in bad), ttft_ms=ttft_ms, tpot_ms=tpot_ms,
     )  # fmt: skip
     window = fields.pop("window", window)
     bounds = ANY if isolation is Isolation.GREEN_CONTEXT else BOUNDS

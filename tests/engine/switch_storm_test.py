@@ -108,3 +108,26 @@ def test_sampled_tokens_are_the_same_whatever_the_batch_or_lane(
         alone = [engine.generate([prompt], max_tokens=20, sampling=sampling)[0] for prompt in prompts]
     assert [each.tokens for each in together] == [each.tokens for each in alone]
     assert len({tuple(each.tokens) for each in together}) > 1
+
+
+def test_bf16_through_switches_has_exact_counts_and_log_probabilities_within_a_tenth(
+    tiny_llama_dir: Path, tmp_path: Path
+) -> None:
+    """The harness refuses tokens that come twice, late or changed; the bound is in nats, against transformers in bf16."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny_llama_dir, dtype=torch.bfloat16).eval()
+    config = engine_config(tmp_path, f"file://{tiny_llama_dir}", dtype="BF16")
+    prompts = make_prompts(seed=5, count=12, longest=80)
+    with EngineProcesses(config) as engine:
+        for number, prompt in enumerate(prompts):
+            engine.submit(f"bf16-{number}", prompt, 60, sampling=Sampling(logprob=True))
+        for percent in (60, 40, 80, 100):
+            for role in (Role.PREFILL, Role.DECODE):
+                engine.switch(role, percent)
+        engine.pump_until(lambda: all(each.ended for each in engine.results.values()))
+        results = [engine.results[f"bf16-{number}"] for number in range(len(prompts))]
+    for prompt, result in zip(prompts, results, strict=True):
+        assert (len(result.tokens), len(result.logprobs), result.finish) == (60, 60, "length")
+        with torch.inference_mode():
+            logits = model(torch.tensor([[*prompt, *result.tokens]])).logits[0, len(prompt) - 1 : -1].float()
+        expected = logits.log_softmax(-1).gather(1, torch.tensor(result.tokens)[:, None]).squeeze(1)
+        assert float((expected - torch.tensor(result.logprobs)).abs().max()) < 0.1

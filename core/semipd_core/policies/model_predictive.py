@@ -39,6 +39,7 @@ class ModelPredictive:
         100  # expected attainment that a move must bring where no split meets both targets …
     )
     min_room_gain_permille: int = 100  # … and where the present one is expected to meet both
+    min_verdicts: int = 20  # before a forecast alone, without a missed SLO, moves a split
     fallback: PartitionPolicy = field(default_factory=SloFeedback)  # until the step model is trusted
 
     def decide(self, inputs: PolicyInputs) -> Decision:
@@ -52,6 +53,12 @@ class ModelPredictive:
         forecasts = [forecaster.forecast(split) for split in inputs.splits]
         if inputs.load.kv_used_permille > self.kv_switch_permille:
             return self._decode_first(inputs, current, forecasts)
+        window = inputs.window
+        if inputs.window_state is not WindowState.BAD and window.judged < self.min_verdicts:
+            return inputs.hold(
+                Reason.SLO_MET,
+                f"{describe_window(inputs)}; {self.min_verdicts} verdicts are due before a forecast alone moves a split",
+            )
         return self._prefill_first(inputs, current, forecasts)
 
     def _decide_unmodelled(self, inputs: PolicyInputs) -> Decision:
