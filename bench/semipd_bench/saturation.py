@@ -21,6 +21,7 @@ from semipd_core.telemetry import EngineReport, StepSample
 
 SETTLE_S = 1.5
 WATCH_S = 0.5
+REPORT_AGE_S = 1.5  # a report may be this old: what it says of rows is then of the window before
 START_S = 60.0  # for the first tokens of all decoding rows
 REFILL_TOKENS = 400  # of a decoding row, longer than any window
 
@@ -94,6 +95,7 @@ async def _loop(client: httpx.AsyncClient, load: Load, request: TraceRequest, fi
 
 async def _wait_for_steps(service: Service, demand: Demand) -> None:
     """Until all rows decode together."""
+    await asyncio.sleep(REPORT_AGE_S)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(START_S):
             while True:

@@ -21,7 +21,11 @@ from semipd_core.partition import Isolation, Partition
 CAPS = (20, 40, 60, 80, 100)
 BUDGETS_TOKENS = (32, 64, 128, 256)
 ROWS = 8
+SLOW_CAP_PERCENT = 50  # below it windows are longer, for as many steps
 PROMPTS = 4
+PREFILL_BUDGET_TOKENS = (
+    256  # of a chunk: as long as Unified's longest step, and no decode step waits for more than a layer of it
+)
 PROTECTION_MAX = 0.7  # decode TPOT at cap 20 over that at cap 100
 INVERSION_MAX = 0.05
 SUM_MIN = 0.9  # of what Unified reaches
@@ -114,7 +118,11 @@ class SharesRun:
             initial=Partition(prefill_percent=100, decode_percent=100),
         )
         async with run_service(
-            file, self.directory / "run", say=_nothing, log=self.directory / "lanes.log"
+            file,
+            self.directory / "run",
+            say=_nothing,
+            log=self.directory / "lanes.log",
+            environment={"SEMIPD_PREFILL_BUDGET_TOKENS": str(PREFILL_BUDGET_TOKENS)},
         ) as service:
             lone_prefill.append(
                 await self._window(service, Demand(rows=0, prompts=PROMPTS), f"{turn} lone prefill")
@@ -127,7 +135,10 @@ class SharesRun:
                 await service.set_split(split, reason="Bench", message="the next cap", pinned=True)
                 by_cap[cap].append(
                     await self._window(
-                        service, Demand(rows=ROWS, prompts=PROMPTS), f"{turn} prefill cap {cap}"
+                        service,
+                        Demand(rows=ROWS, prompts=PROMPTS),
+                        f"{turn} prefill cap {cap}",
+                        window_s=self.window_s * max(1.0, SLOW_CAP_PERCENT / cap),
                     )
                 )
 
@@ -145,8 +156,10 @@ class SharesRun:
             demand = Demand(rows=ROWS, prompts=PROMPTS)
             return await self._window(service, demand, f"{turn} Unified, {budget_tokens} tokens a step")
 
-    async def _window(self, service: Service, demand: Demand, what: str) -> Rates:
-        rates = await measure_rates(service, demand, self.window_s, what)
+    async def _window(
+        self, service: Service, demand: Demand, what: str, *, window_s: float | None = None
+    ) -> Rates:
+        rates = await measure_rates(service, demand, window_s or self.window_s, what)
         tpot = "" if rates.tpot_ms is None else f", TPOT {rates.tpot_ms:.1f} ms"
         self.say(
             f"round {what}: prefill {rates.prefill_tokens_per_s:.0f} tok/s, "
