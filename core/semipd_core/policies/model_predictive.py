@@ -96,7 +96,7 @@ class ModelPredictive:
                 Reason.INFEASIBLE,
                 f"no split meets both targets; none is better than {_describe(current, inputs.slo)}, {lost}",
             )
-        decision = self._move(inputs, current, best, Reason.INFEASIBLE)
+        decision = self._move(inputs, current, best, _reason_to_move(inputs, current, best))
         return replace(decision, message=f"{decision.message}; no split meets both targets, {lost}")
 
     def _decode_first(

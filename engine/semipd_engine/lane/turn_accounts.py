@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-BURST_NS = 20_000_000  # a lane kept waiting by the other one may catch up by this much
+BURST_NS = 200_000_000  # a lane kept waiting by the other one may catch up by this much, so that it uses the pauses between steps
 IDLE_AFTER_NS = 10_000_000  # a pause between two steps that is longer than this counts as idling
 IDLE_CREDIT_NS = (
     5_000_000  # virtual time by which a lane that comes back from idling may be ahead of the other
