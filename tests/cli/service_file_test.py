@@ -82,5 +82,5 @@ def test_the_short_example_is_read() -> None:
     assert (service.spec.model.uri, service.spec.replicas) == ("builtin://smollm2-135m", 2)
     assert (service.spec.slo.ttft.target_milliseconds, service.spec.slo.tpot.target_milliseconds) == (
         2000,
-        250,
+        225,
     )
