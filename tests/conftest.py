@@ -1,14 +1,10 @@
-"""Fixtures of every part's tests. Modules in `fixtures/` can be imported by name."""
+"""Fixtures of every part's tests. Modules in `fixtures/` can be imported by name (`pythonpath` in pyproject.toml)."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent / "fixtures"))
-
 from tiny_llama import write_tiny_llama
 
 
