@@ -1,7 +1,7 @@
 """The demo as a new user runs it: a real model, the real trace, live switches, the report; and its end by Ctrl-C.
 
-Whether attainment recovers is judged on a plant with a known answer (`tests/core/policies_closed_loop_test.py`, where a policy with
-its decision inverted fails): two minutes on a machine that others load too are printed here, not asserted.
+Whether attainment recovers is judged on a plant with a known answer (`tests/core/policies_closed_loop_test.py`, where a
+policy with its decision inverted fails): two minutes on a machine that others load too are printed here, not asserted.
 """
 
 from __future__ import annotations

@@ -224,4 +224,7 @@ def encode(message: Message) -> bytes:
 
 def decode(data: bytes) -> AnyMessage:
     """Raises: msgspec.ValidationError if `data` is no known message."""
-    return _decoder.decode(data)
+    try:
+        return _decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise msgspec.ValidationError(str(error)) from error
