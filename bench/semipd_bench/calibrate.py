@@ -22,7 +22,7 @@ REQUESTS_PER_HALF_MIN = 40  # fewer make no 90th percentile
 OUTPUT_TOKENS_MIN = 4.0  # mean of the half with the longer answers; shorter ones make no TPOT
 LENGTH_FACTORS = (0.016, 0.025, 0.035, 0.05, 0.065, 0.08, 0.1, 0.15, 0.22, 0.35, 0.6, 1.0)
 RATE_FACTORS = (0.25, 0.3, 0.36, 0.45, 0.52, 0.6, 0.8, 1.0)
-TTFT_CAUTION = 1.5  # real queues of bursts were found to be up to this much longer than predicted
+TTFT_CAUTION = 1.5  # real queues of bursts grow longer than predicted: by 1.5 times in replays with room, by more without
 ROOM_ENOUGH = 0.06  # of a target: what the prediction may be wrong by
 UTILISATION_ROWS = 2  # of a decode step at loads that leave room
 # Of either half, lane time alone over its length. The second limit is for machines on which the first leaves nothing: near it
