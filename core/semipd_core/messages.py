@@ -1,6 +1,6 @@
 """The messages between an engine's processes, encoded as msgpack (`encode`, `decode`).
 
-front end  -- Submit, Abort -->            coordinator  -- Tokens, Failed -->                     front end
+front end  -- Submit, Abort -->            coordinator  -- Tokens, Failed, Readiness -->          front end
 agent      -- Swap, LaneExited, SetCaps, GetState -->  coordinator  -- LaneAttached, LaneLost, Swapped, State -->  agent
 lane       -- LaneHello, StepResult -->    coordinator  -- StepPlan, Stop -->                     lane
 
@@ -92,6 +92,12 @@ class Failed(Message, frozen=True, kw_only=True):
     request_id: str
     status: int
     message: str
+
+
+class Readiness(Message, frozen=True, kw_only=True):
+    """Whether every role has an active lane; sent after the hello and whenever it changes."""
+
+    ready: bool
 
 
 # --- coordinator <-> lane ---------------------------------------------------------------------------------------
@@ -201,6 +207,7 @@ AnyMessage = (
     | Abort
     | Tokens
     | Failed
+    | Readiness
     | StepPlan
     | StepResult
     | Stop

@@ -10,7 +10,14 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "fakes"))
 
-from agent_process import AgentProcess
+from agent_process import AgentProcess, subreaper
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _orphans_come_here() -> Iterator[None]:
+    """For these tests alone: elsewhere an orphan of ours would look like something left behind."""
+    with subreaper():
+        yield
 
 
 @pytest.fixture

@@ -53,6 +53,16 @@ async def window(front_end: RunningFrontEnd) -> FrontEndReport:
     return msgspec.json.decode(response.content, type=FrontEndReport)
 
 
+async def test_it_is_not_ready_while_a_role_has_no_lane(front_end: RunningFrontEnd) -> None:
+    front_end.coordinator.say_lanes(False)
+    await wait_ready(front_end.client, ready=False)
+    assert not (await window(front_end)).ready
+    kept = asyncio.create_task(front_end.client.post(COMPLETIONS, json=completion()))
+    front_end.coordinator.say_lanes(True)
+    await wait_ready(front_end.client)
+    assert (await kept).status_code == 200, "requests that come meanwhile are kept"
+
+
 def total(report: FrontEndReport, name: str) -> int:
     return sum(getattr(slot, name) for slot in report.slots)
 

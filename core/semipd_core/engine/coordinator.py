@@ -55,6 +55,11 @@ class Coordinator:
         """Take in one event, then plan whatever lanes can take. Events about unknown requests or lanes change nothing."""
         return self._take_in(event) + self._plan(now_ns)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether every role has an active lane, so that requests get on."""
+        return self._lanes.is_whole
+
     def report(self, now_ns: int) -> CoordinatorReport:
         return build_report(self._sequences, self._lanes, now_ns)
 

@@ -95,6 +95,11 @@ class LaneTable:
         self._lanes: dict[str, Lane] = {}
         self._serials = count(1)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether every role has an active lane."""
+        return all(group.active is not None for group in self.roles.values())
+
     def find(self, lane_id: str) -> Lane | None:
         """The active or standby lane of that name."""
         return self._lanes.get(lane_id)

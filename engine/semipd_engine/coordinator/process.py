@@ -42,6 +42,7 @@ class CoordinatorProcess:
         self._orphan_watch = orphan_watch
         self._clock_ns = clock_ns
         self._peers = Peers()
+        self._said_ready = False
         self._selector = selectors.DefaultSelector()
         self._selector.register(listener, selectors.EVENT_READ)
         self._log = log.logger(__name__)
@@ -127,10 +128,18 @@ class CoordinatorProcess:
             self._gone(older)
         if isinstance(hello, messages.LaneHello):
             self._decide(hello)
+        elif isinstance(hello, messages.FrontEndHello):
+            self._say_readiness()
 
     def _decide(self, event: core.Event) -> None:
         for effect in self._decider.handle(event, self._clock_ns()):
             self._apply(effect)
+        if self._decider.is_ready != self._said_ready:
+            self._say_readiness()
+
+    def _say_readiness(self) -> None:
+        self._said_ready = self._decider.is_ready
+        send(self._peers.front_end(), messages.Readiness(ready=self._said_ready))
 
     def _apply(self, effect: core.Effect) -> None:
         match effect:

@@ -22,10 +22,12 @@ class CoordinatorLink:
         self._socket_path = socket_path
         self._outgoing: asyncio.Queue[messages.Message] | None = None  # None: no connection
         self.was_connected = False  # at least once: the weights are loaded
+        self._has_lanes = False  # by the word of this connection
 
     @property
-    def is_connected(self) -> bool:
-        return self._outgoing is not None
+    def is_ready(self) -> bool:
+        """Whether the coordinator is there and every role has its lane."""
+        return self._outgoing is not None and self._has_lanes
 
     def post(self, message: messages.Message) -> None:
         """Send soon, in order. Without a connection this drops the message: see `OpenRequests`."""
@@ -44,6 +46,7 @@ class CoordinatorLink:
                 await self._converse(connection, requests)
             finally:
                 self._outgoing = None
+                self._has_lanes = False
                 await connection.close()
             _log.warning("coordinator gone", open_requests=requests.num_open)
             await asyncio.sleep(RETRY_S)
@@ -60,7 +63,7 @@ class CoordinatorLink:
         self.was_connected = True
         _log.info("coordinator connected", resubmitted=num_resubmitted)
         sender = asyncio.create_task(_send_all(connection, outgoing))
-        receiver = asyncio.create_task(_receive_all(connection, requests))
+        receiver = asyncio.create_task(self._receive_all(connection, requests))
         try:
             await asyncio.wait({sender, receiver}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -69,20 +72,21 @@ class CoordinatorLink:
                 with contextlib.suppress(asyncio.CancelledError, EOFError, OSError):
                     await task
 
+    async def _receive_all(self, connection: channel.AsyncChannel, requests: OpenRequests) -> None:
+        while True:
+            try:
+                message = await connection.receive()
+            except msgspec.ValidationError as error:
+                _log.error("unknown message from the coordinator", error=str(error))
+                return
+            if isinstance(message, messages.Tokens | messages.Failed):
+                requests.receive(message)
+            elif isinstance(message, messages.Readiness):
+                self._has_lanes = message.ready
+            else:
+                _log.error("unexpected message from the coordinator", kind=type(message).__name__)
+
 
 async def _send_all(connection: channel.AsyncChannel, outgoing: asyncio.Queue[messages.Message]) -> None:
     while True:
         await connection.send(await outgoing.get())
-
-
-async def _receive_all(connection: channel.AsyncChannel, requests: OpenRequests) -> None:
-    while True:
-        try:
-            message = await connection.receive()
-        except msgspec.ValidationError as error:
-            _log.error("unknown message from the coordinator", error=str(error))
-            return
-        if isinstance(message, messages.Tokens | messages.Failed):
-            requests.receive(message)
-        else:
-            _log.error("unexpected message from the coordinator", kind=type(message).__name__)

@@ -39,7 +39,7 @@ class FrontEnd:
 
     @property
     def is_ready(self) -> bool:
-        return self.model is not None and self.link.is_connected and not self.draining
+        return self.model is not None and self.link.is_ready and not self.draining
 
     def report(self) -> FrontEndReport:
         now_s = self.clock.unix_s()

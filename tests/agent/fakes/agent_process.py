@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,18 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
+@contextlib.contextmanager
+def subreaper() -> Iterator[None]:
+    """As `semipd up` is one: what a dead agent leaves behind becomes a child of this process."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        _reap()
+        libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
 class AgentProcess:
     def __init__(
         self,
@@ -107,7 +119,6 @@ class AgentProcess:
         self.set_faults(**(faults or {}))
         self._process: subprocess.Popen[bytes] | None = None
         self.socket_path = str(directory / "agent.sock")
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # as `semipd up`: orphans come here
 
     def set_faults(self, **faults: object) -> None:
         (self.directory / "faults.json").write_bytes(msgspec.json.encode(faults))
