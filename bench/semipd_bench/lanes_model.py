@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from semipd_bench.trace import Trace
 from semipd_core.partition import Partition
@@ -32,6 +32,16 @@ class MachineModel:
 
     def prefill_ms(self, tokens: int) -> float:
         return self.prefill_base_ms + self.prefill_ms_per_token * tokens
+
+    def slower(self, factor: float) -> MachineModel:
+        """The same machine with every step `factor` times as long."""
+        return replace(
+            self,
+            prefill_base_ms=self.prefill_base_ms * factor,
+            prefill_ms_per_token=self.prefill_ms_per_token * factor,
+            decode_base_ms=self.decode_base_ms * factor,
+            decode_ms_per_row=self.decode_ms_per_row * factor,
+        )
 
     def decode_ms(self, rows: int) -> float:
         return self.decode_base_ms + self.decode_ms_per_row * rows

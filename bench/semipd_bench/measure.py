@@ -21,7 +21,7 @@ from semipd_bench.outcome import Outcome
 from semipd_bench.trace import TraceRequest
 from semipd_core.errors import SemipdError
 
-BUDGET_S = 13.0  # the rest of 20 s is for planning and for setting the split
+BUDGET_S = 10.0  # the rest of 20 s is for planning and for setting the split
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -110,7 +110,7 @@ async def run_service(
     *,
     say: Callable[[str], None],
     log: Path,
-    cluster_period_s: float = 15.0,
+    cluster_period_s: float = 1.0,
     environment: Mapping[str, str] | None = None,
     port: int | None = None,
     command: Sequence[str] = UP_COMMAND,

@@ -39,7 +39,7 @@ from semipd_core.errors import InvalidSpec, SemipdError
 from semipd_core.partition import Isolation, Partition
 from semipd_core.telemetry import SloTargets
 
-CLUSTER_PERIOD_S = 5.0
+CLUSTER_PERIOD_S = 1.0
 QUESTION = "In one sentence: what is a graphics processor good at?"
 ANSWER_TOKENS = 48
 INTERRUPTED = 130

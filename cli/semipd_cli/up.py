@@ -46,7 +46,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--cluster-period",
         type=seconds("--cluster-period", 0.5, 3600.0),
-        default=15.0,
+        default=1.0,
         metavar="SECONDS",
         help="between two looks of the cluster loop (default: %(default)s)",
     )

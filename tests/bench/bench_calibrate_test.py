@@ -133,13 +133,13 @@ def test_no_request_is_faster_than_alone_and_uncapped(arrivals, partition, engin
         assert one.tpot_ms is None or one.tpot_ms >= engine.decode_ms(1) - 1e-6
 
 
-def plan(measured, bounds=None, lengths=(0.016, 0.03, 0.1), rates=(0.25, 0.8)):
+def plan(measured, bounds=None, lengths=(0.016, 0.025, 0.035, 0.1), rates=(0.25, 0.45)):
     """On a small grid."""
     return plan_scaling(
         measured,
         read_trace(bundled_trace()),
         SLO,
-        bounds or Bounds(),
+        bounds or Bounds(decode_min_percent=20),
         Limits(context_tokens=2048),
         length_factors=lengths,
         rate_factors=rates,

@@ -112,6 +112,22 @@ def test_static_never_moves():
     assert (decision.partition, decision.reason) == (at(80, 100), Reason.STATIC)
 
 
+@pytest.mark.parametrize("policy", ["SLOFeedback", "ModelPredictive"])
+@pytest.mark.parametrize(("missed", "judged", "moves"), [(1, 5, False), (2, 10, False), (3, 5, True), (4, 10, True)])
+def test_misses_that_chance_explains_move_nothing(policy, missed, judged, moves):
+    ttft_ms, tpot_ms = {}, {}
+    for number in range(judged):
+        histogram.add(ttft_ms, 300)
+        histogram.add(tpot_ms, 400 if number < missed else 100)
+    window = PooledWindow(
+        since_s=0, until_s=40, engines=1, arrived=judged, prompt_tokens=80 * judged, attained=judged - missed,
+        missed=missed, missed_tpot=missed, ttft_ms=ttft_ms, tpot_ms=tpot_ms,
+    )  # fmt: skip
+    decision = POLICIES[policy].decide(inputs(at(80, 60), window=window))
+    assert (decision.partition != at(80, 60)) == moves, decision
+    assert moves or decision.reason is Reason.TOO_FEW_SAMPLES
+
+
 # --- SLOFeedback -------------------------------------------------------------------------------------------------
 
 

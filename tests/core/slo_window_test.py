@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from semipd_core.slo.attainment import Judgement
-from semipd_core.slo.pooled import PooledWindow, WindowState, classify, pool, pool_reports
+from semipd_core.slo.pooled import PooledWindow, WindowState, binomial_tail, classify, pool, pool_reports
 from semipd_core.slo.window import WindowRecorder
 from semipd_core.telemetry import SLOT_SECONDS, SLOTS_KEPT, EngineReport, FrontEndReport, SloTargets
 
@@ -90,6 +92,29 @@ def test_a_slot_that_began_before_the_window_stays_out():
 )
 def test_a_window_says(fields, state):
     assert classify(PooledWindow(since_s=0, until_s=10, **fields), SLO) is state
+
+
+@pytest.mark.parametrize(
+    ("missed", "judged", "chance"),
+    [(0, 5, 1.0), (1, 5, 0.40951), (2, 5, 0.08146), (3, 10, 0.07019), (1, 1, 0.1), (5, 20, 0.04317)],
+)
+def test_the_chance_of_misses_is_the_tail_of_a_binomial_distribution(missed, judged, chance):
+    """Values of R's `pbinom(missed - 1, judged, 0.1, lower.tail = FALSE)`."""
+    window = PooledWindow(since_s=0, until_s=10, missed=missed, attained=judged - missed)
+    assert window.chance_of_misses(SLO) == pytest.approx(chance, abs=1e-5)
+
+
+@given(st.integers(1200, 5000), st.data())
+def test_the_normal_distribution_agrees_with_the_exact_tail(trials, data):
+    missed = data.draw(st.integers(int(0.08 * trials), int(0.13 * trials)))
+    exact = 1 - math.fsum(
+        math.exp(
+            math.lgamma(trials + 1) - math.lgamma(k + 1) - math.lgamma(trials - k + 1)
+            + k * math.log(0.1) + (trials - k) * math.log(0.9)
+        )
+        for k in range(missed)
+    )  # fmt: skip
+    assert binomial_tail(missed, trials, 0.1) == pytest.approx(exact, abs=0.01)
 
 
 def test_a_stale_report_is_no_data():

@@ -37,6 +37,8 @@ class NodeConfig:
     window_s: float = 10.0  # short: it is bursts that the node answers
     carry_over_s: float = 2.0  # after a switch, while verdicts are still about the split before
     stale_after_s: float = 5.0
+    # Of many engines one always has bad luck; and what all of them miss is for the cluster loop to answer, which sees it sooner.
+    miss_chance_max: float = 0.03
     dwell_switches: float = 2.0  # time between moves, in durations of a switch …
     min_dwell_s: float = 6.0  # … and at least three window slots, so that a move is judged before the next
     retry_s: float = 30.0  # before a wish that did not come true is tried again
@@ -175,6 +177,7 @@ def _decide(state: NodeState, config: NodeConfig, report: EngineReport, wish: Wi
         window_state=classify(window, config.slo),
         load=measure_load(coordinators, state.steps),
         steps=state.steps,
+        miss_chance_max=config.miss_chance_max,
     )
     return POLICIES[config.policy].decide(inputs)
 

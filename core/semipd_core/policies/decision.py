@@ -58,6 +58,7 @@ class Decision:
 
 
 MIN_REQUESTS = 3  # fewer are no percentile
+MISS_CHANCE_MAX = 0.1  # misses that a service which keeps its SLO shows more often than this are no reason to move
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +75,13 @@ class PolicyInputs:
     load: EngineLoad = field(default_factory=EngineLoad)
     steps: StepModel = field(default_factory=StepModel)
     curves: SemiPdModel = field(default_factory=SemiPdModel)
+    miss_chance_max: float = MISS_CHANCE_MAX
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether more requests miss than the SLO allows, and more than chance explains."""
+        is_bad = self.window_state is WindowState.BAD
+        return is_bad and self.window.chance_of_misses(self.slo) <= self.miss_chance_max + 1e-9
 
     def forecaster(self) -> Forecaster:
         return calibrate(

@@ -54,16 +54,17 @@ class ModelPredictive:
         if inputs.load.kv_used_permille > self.kv_switch_permille:
             return self._decode_first(inputs, current, forecasts)
         window = inputs.window
-        if inputs.window_state is not WindowState.BAD and window.judged < self.min_verdicts:
+        if not inputs.is_bad and window.judged < self.min_verdicts:
+            is_chance = inputs.window_state is WindowState.BAD
             return inputs.hold(
-                Reason.SLO_MET,
+                Reason.TOO_FEW_SAMPLES if is_chance else Reason.SLO_MET,
                 f"{describe_window(inputs)}; {self.min_verdicts} verdicts are due before a forecast alone moves a split",
             )
         return self._prefill_first(inputs, current, forecasts)
 
     def _decide_unmodelled(self, inputs: PolicyInputs) -> Decision:
         missing = f"no step model yet ({inputs.steps.missing()})"
-        if inputs.window_state is not WindowState.BAD:
+        if not inputs.is_bad:
             return inputs.hold(Reason.TOO_FEW_SAMPLES, f"{missing}: {inputs.current} holds")
         decision = self.fallback.decide(inputs)
         return replace(decision, message=f"{missing}, by feedback: {decision.message}")
@@ -74,16 +75,19 @@ class ModelPredictive:
         slo = inputs.slo
         meets_both = current.meets_ttft(slo) and current.meets_tpot(slo)
         best = best_feasible(forecasts, slo, self.margin)
-        if meets_both and (best is None or not _gains(current, best, self.min_room_gain_permille)):
+        # What is seen of the present split counts for more than what is forecast of it.
+        seen_permille = max(current.attainment_permille, inputs.window.attainment_permille or 0)
+        if meets_both and (
+            best is None or best.attainment_permille < seen_permille + self.min_room_gain_permille
+        ):
             return self._stay(inputs, current)
         if best is None:
             return self._least_bad(inputs, current, forecasts)
         return self._move(inputs, current, best, _reason_to_move(inputs, current, best))
 
     def _stay(self, inputs: PolicyInputs, current: Forecast) -> Decision:
-        is_bad = inputs.window_state is WindowState.BAD
         return inputs.hold(
-            Reason.NO_BETTER_SPLIT if is_bad else Reason.SLO_MET,
+            Reason.NO_BETTER_SPLIT if inputs.is_bad else Reason.SLO_MET,
             f"{_describe(current, inputs.slo)}, both targets are expected to be met; {describe_window(inputs)}",
         )
 
@@ -117,8 +121,7 @@ class ModelPredictive:
 
     def _move(self, inputs: PolicyInputs, current: Forecast, best: Forecast, reason: Reason) -> Decision:
         change = f"{_describe(current, inputs.slo)} -> {_describe(best, inputs.slo)}"
-        is_bad = inputs.window_state is WindowState.BAD
-        if not is_bad and _distance(inputs.current, best.split) < self.hysteresis_percent:
+        if not inputs.is_bad and _distance(inputs.current, best.split) < self.hysteresis_percent:
             return inputs.hold(
                 Reason.WITHIN_HYSTERESIS, f"{change} is less than {self.hysteresis_percent} points"
             )

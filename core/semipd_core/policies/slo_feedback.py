@@ -57,6 +57,11 @@ class SloFeedback:
                 f"{window.seconds:.0f} s and {window.judged} verdicts, "
                 f"due at {self.min_window_s:.0f} s or {self.min_window_requests}",
             )
+        if inputs.window_state is WindowState.BAD and not inputs.is_bad and not _gap_misses(inputs):
+            return inputs.hold(
+                Reason.TOO_FEW_SAMPLES,
+                f"{describe_window(inputs)}: so many misses are chance {window.chance_of_misses(inputs.slo):.0%} of the time",
+            )
         return None
 
     def _relieve_worse(self, inputs: PolicyInputs, seen: str) -> Decision:
@@ -135,7 +140,11 @@ def _favour(split: Partition, role: Role) -> float:
 
 def _misses_tpot(inputs: PolicyInputs) -> bool:
     """By the verdicts, or by the steps that open requests go through now."""
-    return inputs.window.misses_tpot(inputs.slo) or inputs.load.token_gap_ms > inputs.slo.tpot_ms
+    return inputs.window.misses_tpot(inputs.slo) or _gap_misses(inputs)
+
+
+def _gap_misses(inputs: PolicyInputs) -> bool:
+    return inputs.load.token_gap_ms > inputs.slo.tpot_ms
 
 
 def _miss_ratios(inputs: PolicyInputs) -> tuple[float, float]:

@@ -6,9 +6,13 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from statistics import NormalDist
 
 from semipd_core.slo import histogram
 from semipd_core.telemetry import SLOT_SECONDS, EngineReport, SloTargets, WindowSlot
+
+
+NORMAL_FROM_VARIANCE = 100.0
 
 
 class WindowState(StrEnum):
@@ -80,6 +84,14 @@ class PooledWindow:
     def tpot_percentile_ms(self, percent: float) -> float | None:
         return histogram.percentile(self.tpot_ms, percent)
 
+    def chance_of_misses(self, slo: SloTargets) -> float:
+        """How likely a service that just keeps its percentiles shows at least this many misses, in [0, 1].
+
+        The tail of a binomial distribution with the requests judged and the misses allowed.
+        """
+        allowed = 1 - min(slo.ttft_percentile, slo.tpot_percentile) / 100
+        return binomial_tail(self.missed, self.judged, allowed)
+
     def misses_ttft(self, slo: SloTargets) -> bool:
         """Whether more requests missed the TTFT target than its percentile allows; certain misses of open ones count."""
         return self.missed_ttft * 100 > (100 - slo.ttft_percentile) * self.judged
@@ -87,6 +99,19 @@ class PooledWindow:
     def misses_tpot(self, slo: SloTargets) -> bool:
         """Likewise for TPOT."""
         return self.missed_tpot * 100 > (100 - slo.tpot_percentile) * self.judged
+
+
+def binomial_tail(successes: int, trials: int, probability: float) -> float:
+    """P(X >= successes); by the normal distribution where its variance is above 100."""
+    if successes <= 0:
+        return 1.0
+    variance = trials * probability * (1 - probability)
+    if variance > NORMAL_FROM_VARIANCE:
+        return 1 - NormalDist(trials * probability, math.sqrt(variance)).cdf(successes - 0.5)
+    less = math.fsum(
+        math.comb(trials, k) * probability**k * (1 - probability) ** (trials - k) for k in range(successes)
+    )
+    return max(0.0, 1 - less)
 
 
 def pool(slots: Iterable[WindowSlot], *, since_s: float, until_s: float) -> PooledWindow:
