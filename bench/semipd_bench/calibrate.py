@@ -97,7 +97,8 @@ def plan_scaling(
 ) -> Scaling:
     """Search the grid of factors and splits for the longest requests with enough room on all three sides of the condition.
 
-    Where no length has `ROOM_ENOUGH`, the scaling with the most room is taken.
+    Where no length has `ROOM_ENOUGH`, the scaling with the most room is taken. A higher load is looked at only where a lower one
+    cannot meet the condition at all.
 
     Raises: ValueError if the trace leaves one of its halves empty.
     """
@@ -113,6 +114,8 @@ def plan_scaling(
                 best = found or best
             if best is not None and best[0] >= ROOM_ENOUGH:
                 return best[1]
+        if best is not None and best[0] >= 0:
+            return best[1]
     if best is not None:
         return best[1]
     lightest = _Factors(length=min(length_factors), rate=min(rate_factors))
