@@ -113,7 +113,9 @@ def test_static_never_moves():
 
 
 @pytest.mark.parametrize("policy", ["SLOFeedback", "ModelPredictive"])
-@pytest.mark.parametrize(("missed", "judged", "moves"), [(1, 5, False), (2, 10, False), (3, 5, True), (4, 10, True)])
+@pytest.mark.parametrize(
+    ("missed", "judged", "moves"), [(1, 5, False), (2, 10, False), (3, 5, True), (4, 10, True)]
+)
 def test_misses_that_chance_explains_move_nothing(policy, missed, judged, moves):
     ttft_ms, tpot_ms = {}, {}
     for number in range(judged):

@@ -58,7 +58,9 @@ class Decision:
 
 
 MIN_REQUESTS = 3  # fewer are no percentile
-MISS_CHANCE_MAX = 0.1  # misses that a service which keeps its SLO shows more often than this are no reason to move
+MISS_CHANCE_MAX = (
+    0.1  # misses that a service which keeps its SLO shows more often than this are no reason to move
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

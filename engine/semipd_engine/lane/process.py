@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 import structlog
@@ -61,7 +61,9 @@ class _Lane:
         cap_percent = read_cap(config.isolation, order.role, page)
         self._turns = build_turns(config.isolation, order.role, attachment, page, cap_percent)
         self._executor = Executor.build(config, attachment)
+        before = list_threads()
         self._executor.warm_up()
+        pin_threads(config.cpus, list_threads() - before)
         self._channel = channel.connect(config.coordinator_socket)
         self._channel.send(
             messages.LaneHello(
@@ -123,6 +125,22 @@ class _Lane:
             )
         )
         failpoints.reach("lane.result.after_send")
+
+
+def pin_threads(cpus: Sequence[int], workers: Iterable[int]) -> None:
+    """The main thread and the compute workers (thread ids), one to each CPU; not at all where they are not as many.
+
+    Lanes take turns of milliseconds on the same CPUs; left to the kernel, a lane that wakes may find its threads on one of them.
+    """
+    threads = [os.getpid(), *sorted(workers)]
+    if len(threads) != len(cpus):
+        return
+    for thread, cpu in zip(threads, cpus, strict=True):
+        os.sched_setaffinity(thread, {cpu})
+
+
+def list_threads() -> set[int]:
+    return {int(name) for name in os.listdir("/proc/self/task")}
 
 
 def read_cap(isolation: Isolation, role: Role, page: ControlPage) -> Callable[[], int]:
