@@ -11,7 +11,6 @@ from statistics import NormalDist
 from semipd_core.slo import histogram
 from semipd_core.telemetry import SLOT_SECONDS, EngineReport, SloTargets, WindowSlot
 
-
 NORMAL_FROM_VARIANCE = 100.0
 
 
