@@ -74,6 +74,13 @@ class _Answer:
         if any(choice.text for choice in chunk.choices):
             self.token_s.append(now_s)
 
+    def take_whole(self, body: bytes, now_s: float) -> None:
+        """An answer that was not streamed."""
+        whole = _chunks.decode(body)
+        self.counted_tokens = None if whole.usage is None else whole.usage.completion_tokens
+        self.token_s.append(now_s)
+        self.done = True
+
     @property
     def output_tokens(self) -> int:
         return len(self.token_s) if self.counted_tokens is None else self.counted_tokens
@@ -146,8 +153,10 @@ class Load:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopped.wait(), at_s - self.now_s)
 
-    async def send(self, client: httpx.AsyncClient, index: int, request: TraceRequest) -> Outcome:
-        """Send one request now. A cancelled request is an outcome too."""
+    async def send(
+        self, client: httpx.AsyncClient, index: int, request: TraceRequest, *, stream: bool = True
+    ) -> Outcome:
+        """Send one request now. A cancelled request is an outcome too. Without `stream` the answer comes as one piece."""
         prompt = build_prompt(request.prompt_tokens, self._target.vocabulary_tokens, f"{self._seed}-{index}")
         body = {
             "model": self._target.model,
@@ -155,9 +164,9 @@ class Load:
             "max_tokens": request.output_tokens,
             "temperature": 0,
             "ignore_eos": True,
-            "stream": True,
-            "stream_options": {"include_usage": True},
         }
+        if stream:
+            body |= {"stream": True, "stream_options": {"include_usage": True}}
         answer = _Answer()
         self.sent += 1
         sent_s = self.now_s
@@ -180,8 +189,11 @@ class Load:
                 text = (await response.aread()).decode(errors="replace")
                 answer.error = f"HTTP {response.status_code}: {text[:200]}"
                 return
-            async for line in response.aiter_lines():
-                answer.take(line, self.now_s)
+            if body.get("stream"):
+                async for line in response.aiter_lines():
+                    answer.take(line, self.now_s)
+            else:
+                answer.take_whole(await response.aread(), self.now_s)
 
     def _outcome(self, index: int, request: TraceRequest, sent_s: float, answer: _Answer) -> Outcome:
         return Outcome(

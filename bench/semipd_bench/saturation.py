@@ -32,7 +32,11 @@ class LoadFailed(SemipdError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
-    """`rows` sequences decoding all the time, `prompts` prompts waiting or computed all the time; 0 for none."""
+    """`rows` sequences decoding all the time, `prompts` prompts waiting or computed all the time; 0 for none.
+
+    One row is streamed and tells of all, which take part in the same steps: the clients of the others would compute on the
+    device that is measured.
+    """
 
     rows: int
     prompts: int
@@ -56,9 +60,11 @@ async def measure_rates(service: Service, demand: Demand, window_s: float, seed:
     """
     async with open_client(service.target) as client:
         decoding = Load(service.target, seed=f"{seed}-rows", clock=time.monotonic)
+        silent = Load(service.target, seed=f"{seed}-silent", clock=time.monotonic)
         prefilling = Load(service.target, seed=f"{seed}-prompts", clock=time.monotonic)
         loops = [
-            *(asyncio.create_task(_loop(client, decoding, _row(demand), i)) for i in range(demand.rows)),
+            asyncio.create_task(_loop(client, decoding if i == 0 else silent, _row(demand), i, stream=i == 0))
+            for i in range(demand.rows)
         ]
         try:
             await _wait_for_steps(service, demand)
@@ -75,19 +81,21 @@ async def measure_rates(service: Service, demand: Demand, window_s: float, seed:
             for loop in loops:
                 loop.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
-    _refuse_failures(decoding, prefilling)
-    return rates_of(steps, decoding.outcomes, start_s, end_s)
+    _refuse_failures(decoding, silent, prefilling)
+    return rates_of(steps, decoding.outcomes, start_s, end_s, rows=demand.rows)
 
 
 def _row(demand: Demand) -> TraceRequest:
     return TraceRequest(at_s=0.0, prompt_tokens=demand.row_prompt_tokens, output_tokens=REFILL_TOKENS)
 
 
-async def _loop(client: httpx.AsyncClient, load: Load, request: TraceRequest, first_index: int) -> None:
+async def _loop(
+    client: httpx.AsyncClient, load: Load, request: TraceRequest, first_index: int, *, stream: bool = True
+) -> None:
     """One client that asks again as soon as it has its answer; indexes differ, so prompts do."""
     index = first_index
     while True:
-        outcome = await load.send(client, index, request)
+        outcome = await load.send(client, index, request, stream=stream)
         if outcome.error is not None:
             return
         index += 1
@@ -132,19 +140,21 @@ async def _watch_steps(service: Service, window_s: float) -> list[StepSample]:
     return list(steps.values())
 
 
-def rates_of(steps: Sequence[StepSample], decoding: Sequence[Outcome], start_s: float, end_s: float) -> Rates:
-    """A mixed step holds both kinds of tokens; those of decoding rows are then known from their clients."""
+def rates_of(
+    steps: Sequence[StepSample], streamed: Sequence[Outcome], start_s: float, end_s: float, *, rows: int
+) -> Rates:
+    """A mixed step holds both kinds of tokens; those of the `rows` decoding are then known from the one that is streamed."""
     gaps = [
         (end - start) * 1e3
-        for outcome in decoding
+        for outcome in streamed
         for start, end in outcome.gaps()
         if start >= start_s and end <= end_s
     ]
-    arrived = sum(start_s <= at_s <= end_s for o in decoding for at_s in o.token_s)
+    arrived = sum(start_s <= at_s <= end_s for o in streamed for at_s in o.token_s)
     mixed_per_s = token_rate([s for s in steps if s.role is Role.MIXED])
     decode_per_s = token_rate([s for s in steps if s.role is Role.DECODE])
     if mixed_per_s:
-        decode_per_s = arrived / (end_s - start_s)
+        decode_per_s = rows * arrived / (end_s - start_s)
     prefill_per_s = token_rate([s for s in steps if s.role is Role.PREFILL])
     return Rates(
         prefill_tokens_per_s=prefill_per_s + max(mixed_per_s - decode_per_s, 0.0) * bool(mixed_per_s),

@@ -195,5 +195,5 @@ def test_a_mixed_lane_is_split_by_what_its_clients_saw():
         token_s=tuple(range(1, 11)), status=200, error=None,
     )  # fmt: skip
     steps = [step(Role.MIXED, at_s, 64) for at_s in range(1, 11)]
-    found = rates_of(steps, [outcome], 0.5, 10.5)
+    found = rates_of(steps, [outcome], 0.5, 10.5, rows=1)
     assert found == Rates(prefill_tokens_per_s=63, decode_tokens_per_s=1, tpot_ms=1000)
