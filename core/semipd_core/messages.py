@@ -1,6 +1,6 @@
 """The messages between an engine's processes, encoded as msgpack (`encode`, `decode`).
 
-front end  -- Submit, Abort -->            coordinator  -- Tokens, Failed, Readiness -->          front end
+front end  -- Submit, Abort -->            coordinator  -- Tokens, Failed, News, Readiness -->    front end
 agent      -- Swap, LaneExited, SetCaps, GetState -->  coordinator  -- LaneAttached, LaneLost, Swapped, State -->  agent
 lane       -- LaneHello, StepResult -->    coordinator  -- StepPlan, Stop -->                     lane
 
@@ -92,6 +92,12 @@ class Failed(Message, frozen=True, kw_only=True):
     request_id: str
     status: int
     message: str
+
+
+class News(Message, frozen=True, kw_only=True):
+    """All that one event has for the front end, in order: a step of many rows is one message."""
+
+    items: list[Tokens | Failed]
 
 
 class Readiness(Message, frozen=True, kw_only=True):
@@ -207,6 +213,7 @@ AnyMessage = (
     | Abort
     | Tokens
     | Failed
+    | News
     | Readiness
     | StepPlan
     | StepResult

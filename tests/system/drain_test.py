@@ -43,7 +43,12 @@ def is_ready(service: RunningService) -> bool:
 
 
 async def test_a_drain_time_that_is_too_short_cuts_what_is_left(tiny_llama_dir: Path, tmp_path: Path) -> None:
-    manifest = service_manifest(f"file://{tiny_llama_dir}", drain={"timeoutSeconds": 1})
+    slow = {
+        "mode": "Static",
+        "initial": {"prefillPercent": 100, "decodePercent": 5},
+        "bounds": {"decodeMinPercent": 5},
+    }
+    manifest = service_manifest(f"file://{tiny_llama_dir}", drain={"timeoutSeconds": 1}, partition=slow)
     with RunningService(tmp_path, manifest) as service:
         load = asyncio.create_task(service.complete_all([[5, 6, 7]] * 40, 240))
         await asyncio.sleep(0.3)

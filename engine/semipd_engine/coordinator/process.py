@@ -132,20 +132,27 @@ class CoordinatorProcess:
             self._say_readiness()
 
     def _decide(self, event: core.Event) -> None:
+        news = []
         for effect in self._decider.handle(event, self._clock_ns()):
-            self._apply(effect)
+            if isinstance(effect, core.ToFrontEnd):
+                news.append(effect.message)
+            else:
+                self._apply(effect)
+        if news:  # after the plans: lanes go on while clients are told
+            self._tell(news)
         if self._decider.is_ready != self._said_ready:
             self._say_readiness()
+
+    def _tell(self, news: list[messages.Tokens | messages.Failed]) -> None:
+        send(self._peers.front_end(), messages.News(items=news) if len(news) > 1 else news[0])
+        failpoints.reach("coordinator.tokens_sent")
 
     def _say_readiness(self) -> None:
         self._said_ready = self._decider.is_ready
         send(self._peers.front_end(), messages.Readiness(ready=self._said_ready))
 
-    def _apply(self, effect: core.Effect) -> None:
+    def _apply(self, effect: core.ToAgent | core.ToLane) -> None:
         match effect:
-            case core.ToFrontEnd(message=message):
-                send(self._peers.front_end(), message)
-                failpoints.reach("coordinator.tokens_sent")
             case core.ToAgent(message=message):
                 self._log.info("lane event", event_kind=type(message).__name__, lane_id=message.lane_id)
                 send(self._peers.agent(), message)

@@ -81,6 +81,9 @@ class CoordinatorLink:
                 return
             if isinstance(message, messages.Tokens | messages.Failed):
                 requests.receive(message)
+            elif isinstance(message, messages.News):
+                for item in message.items:
+                    requests.receive(item)
             elif isinstance(message, messages.Readiness):
                 self._has_lanes = message.ready
             else:
