@@ -132,7 +132,7 @@ class Agent:
     # --- wishes -------------------------------------------------------------------------------------------------
 
     def take(self, wish: WishWire, engine_id: str | None) -> Sequence[str]:
-        """Raises: InvalidSpec (unknown engine), WishRefused, JournalUnwritable."""
+        """Raises: InvalidSpec (unknown engine), WishRefused (also by a pin), JournalUnwritable."""
         if engine_id is not None and engine_id not in self.observers:
             raise InvalidSpec("engine", engine_id, "one of " + ", ".join(self.observers))
         isolation = self.config.partition.isolation
@@ -143,12 +143,22 @@ class Agent:
         if self.is_draining:
             raise WishRefused("the service drains")
         taken = [engine_id] if engine_id is not None else list(self.observers)
+        self._respect_pins(wish, taken)
         self.journal.append(entry.WishTaken(wish=wish, engine_ids=taken))
         for name in taken:
             self._ask(self.observers[name], wish)
         self.wish = wish
         self._note_wish(wish, engine_id, taken)
         return taken
+
+    def _respect_pins(self, wish: WishWire, engine_ids: Sequence[str]) -> None:
+        for name in engine_ids:
+            held = self.observers[name].wish
+            if held is None or not held.pinned or wish.pinned or wish.releases == held.decision_id:
+                continue
+            raise WishRefused(
+                f"{name} is pinned to {held.target}: a pinned wish, or one that releases {held.decision_id!r}"
+            )
 
     @staticmethod
     def _ask(observer: EngineObserver, wish: WishWire) -> None:

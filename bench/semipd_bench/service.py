@@ -61,19 +61,21 @@ class Service:
     async def set_split(
         self, partition: Partition, *, reason: str, message: str, pinned: bool, timeout_s: float = 60.0
     ) -> None:
-        """Ask for a split and wait until every engine has been granted it.
+        """Ask for a split in place of the one asked for last, and wait until every engine has been granted it.
 
         Raises: SplitRefused if that takes longer than `timeout_s`, AgentRefused if the agent says no.
         """
         caps = PartitionWire(
             prefill_percent=partition.prefill_percent, decode_percent=partition.decode_percent
         )
+        before = await self._status()
         wish = WishWire(
             target=caps,
             decision_id=f"{reason}-{os.urandom(4).hex()}",
             reason=reason,
             message=message,
             pinned=pinned,
+            releases=before.wish.decision_id if before is not None and before.wish is not None else None,
         )
         await self.agent.put_wish(wish)
         try:

@@ -105,6 +105,7 @@ def released(wish: WishWire, config: AgentConfig, decision_id: str) -> WishWire:
         decision_id=decision_id,
         reason="Released",
         message="released by hand",
+        releases=wish.decision_id,
     )
 
 

@@ -53,7 +53,11 @@ class AgentConfig(Wire, frozen=True, kw_only=True):
 
 
 class WishWire(Wire, frozen=True, kw_only=True):
-    """A wish as `PUT /v1/wish` and `wish.json` carry it: {target, band, decisionId, reason, message, pinned}."""
+    """A wish as `PUT /v1/wish` and `wish.json` carry it.
+
+    `pinned`: only another pinned wish takes its place, or one whose `releases` is its `decision_id`. So a loop that decided
+    before it saw a wish by hand cannot undo it.
+    """
 
     target: PartitionWire
     decision_id: str
@@ -61,6 +65,7 @@ class WishWire(Wire, frozen=True, kw_only=True):
     reason: str = "Manual"
     message: str = ""
     pinned: bool = False
+    releases: str | None = None
 
 
 class PartitionWire(Wire, frozen=True, kw_only=True):

@@ -153,6 +153,25 @@ def test_shares_survive_the_agent(agent: AgentProcess) -> None:
     assert wish.target.prefill_percent == 45
 
 
+def test_a_pinned_wish_gives_way_to_a_pinned_one_or_one_that_releases_it(
+    start_agent: Callable[..., AgentProcess],
+) -> None:
+    """The cluster loop reads, decides, and puts: what somebody pinned in between must stay."""
+    agent = start_agent(engines=2)
+    agent.until_ready()
+    assert agent.wish(60, decisionId="by-hand", pinned=True).status_code == 200
+    for query in ("", "?engine=engine-1"):
+        refused = agent.wish(80, query=query, decisionId="cluster-initial")
+        assert refused.status_code == 409
+        assert "is pinned to (60, 100)" in refused.json()["allowed"]
+        assert "releases 'by-hand'" in refused.json()["allowed"]
+    assert agent.wish(80, decisionId="cluster-2", releases="somebody-else").status_code == 409
+    agent.until(lambda: [agent.granted(0), agent.granted(1)] == [(60, 100)] * 2, "the pinned split runs")
+    assert agent.wish(40, decisionId="by-hand-2", pinned=True).status_code == 200
+    assert agent.wish(80, decisionId="released", releases="by-hand-2").status_code == 200
+    assert agent.wish(60, decisionId="cluster-3").status_code == 200
+
+
 def test_green_contexts_move_without_a_new_process(start_agent: Callable[..., AgentProcess]) -> None:
     agent = start_agent(isolation="GreenContext", initial_prefill_percent=60, initial_decode_percent=40)
     agent.until_ready()
