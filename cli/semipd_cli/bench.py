@@ -134,22 +134,19 @@ def _run_shares(args: argparse.Namespace, directory: Path, say: Callable[[str], 
             f"{r.prefill_tokens_per_s:.0f}",
             f"{r.decode_tokens_per_s:.1f}",
             _ms(r.tpot_ms),
-            f"{result.relative_sum(r):.2f}",
+            f"{relative_sum:.2f}",
         )
-        for what, r in itertools.chain(
-            ((f"prefill cap {cap}", rates) for cap, rates in result.by_cap.items()),
-            ((f"Unified, {budget} tokens a step", rates) for budget, rates in result.by_budget.items()),
+        for what, r, relative_sum in itertools.chain(
+            ((f"prefill cap {cap}", result.at_cap(cap), result.sum_at_cap(cap)) for cap in shares.CAPS),
+            (
+                (f"Unified, {budget} tokens a step", result.at_budget(budget), result.sum_at_budget(budget))
+                for budget in shares.BUDGETS_TOKENS
+            ),
         )
     ]
-    rows.append(
-        (
-            "alone",
-            f"{result.lone_prefill_tokens_per_s:.0f}",
-            f"{result.lone_decode_tokens_per_s:.1f}",
-            "",
-            "1 each",
-        )
-    )
+    lone_prefill = result.median(lambda each: each.lone_prefill_tokens_per_s)
+    lone_decode = result.median(lambda each: each.lone_decode_tokens_per_s)
+    rows.append(("alone", f"{lone_prefill:.0f}", f"{lone_decode:.1f}", "", "1 each"))
     head = ("", "prefill tok/s", "decode tok/s", "TPOT ms", "sum of rates over lone rates")
     return _table(head, rows), dataclasses.asdict(result), shares.judge_shares(result)
 

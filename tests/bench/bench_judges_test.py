@@ -9,7 +9,14 @@ from semipd_bench.outcome import Outcome
 from semipd_bench.peers import CONCURRENCIES, Round, judge_peers, median_round, run_round
 from semipd_bench.results import ResultsNotWritten, append_result
 from semipd_bench.saturation import Rates, rates_of, token_rate
-from semipd_bench.shares import BUDGETS_TOKENS, CAPS, SharesResult, judge_shares, median_rates
+from semipd_bench.shares import (
+    BUDGETS_TOKENS,
+    CAPS,
+    SharesResult,
+    SharesRound,
+    judge_shares,
+    median_rates,
+)
 from semipd_bench.switch import (
     Interval,
     SwitchResult,
@@ -26,19 +33,28 @@ from semipd_core.telemetry import StepSample
 def shares(
     tpots=(60, 70, 80, 90, 100), prefills=(100, 200, 300, 400, 500), decodes=(80, 60, 40, 20, 10), unified=1.0
 ):
-    """Lone rates are 500 and 100 tokens/s, so the sums over the caps are 1.0, 1.0, 1.0, 1.0, 1.1."""
-    return SharesResult(
-        lone_prefill_tokens_per_s=500,
-        lone_decode_tokens_per_s=100,
-        by_cap={
-            cap: Rates(prefill_tokens_per_s=p, decode_tokens_per_s=d, tpot_ms=t)
-            for cap, t, p, d in zip(CAPS, tpots, prefills, decodes, strict=True)
-        },
-        by_budget={
-            b: Rates(prefill_tokens_per_s=0, decode_tokens_per_s=100 * unified, tpot_ms=50)
-            for b in BUDGETS_TOKENS
-        },
-    )
+    """Lone rates are 500 and 100 tokens/s, so the sums over the caps are 1.0, 1.0, 1.0, 1.0, 1.1.
+
+    Three rounds, each on a machine of another speed: ratios are taken within a round.
+    """
+
+    def at_speed(speed):
+        return SharesRound(
+            lone_prefill_tokens_per_s=500 * speed,
+            lone_decode_tokens_per_s=100 * speed,
+            by_cap={
+                cap: Rates(prefill_tokens_per_s=p * speed, decode_tokens_per_s=d * speed, tpot_ms=t / speed)
+                for cap, t, p, d in zip(CAPS, tpots, prefills, decodes, strict=True)
+            },
+            by_budget={
+                b: Rates(
+                    prefill_tokens_per_s=0, decode_tokens_per_s=100 * unified * speed, tpot_ms=50 / speed
+                )
+                for b in BUDGETS_TOKENS
+            },
+        )
+
+    return SharesResult(rounds=tuple(map(at_speed, (1.0, 0.5, 2.0))))
 
 
 @pytest.mark.parametrize(
