@@ -1,0 +1,166 @@
+"""A real API server takes the CRDs, refuses what must be refused, and shows and scales what is there.
+
+Asked for by SEMIPD_TEST_KUBECONFIG (and KUBECTL, where it is not on the path); etcd and kube-apiserver are enough.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+from bad_classes_and_partitions import CLASSES, PARTITIONS
+from bad_manifest import BASES, Bad, changed
+from bad_services import SERVICES
+from crd_files import DIRECTORY
+
+KUBECONFIG = os.environ.get("SEMIPD_TEST_KUBECONFIG")
+KUBECTL = os.environ.get("KUBECTL", "kubectl")
+pytestmark = pytest.mark.skipif(
+    KUBECONFIG is None, reason="SEMIPD_TEST_KUBECONFIG names no API server to ask"
+)
+
+Manifest = Mapping[str, Any]
+SPLIT = {"prefillPercent": 80, "decodePercent": 100}
+CONDITION = {
+    "type": "Ready",
+    "status": "False",
+    "reason": "EnginesStarting",
+    "lastTransitionTime": "2026-01-01T00:00:00Z",
+}
+
+
+def kubectl(*arguments: str, given: Manifest | None = None) -> subprocess.CompletedProcess[str]:
+    command = [KUBECTL, "--kubeconfig", str(KUBECONFIG), *arguments]
+    text = None if given is None else json.dumps(given)
+    return subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=60)
+
+
+def done(*arguments: str, given: Manifest | None = None) -> str:
+    result = kubectl(*arguments, given=given)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _crds() -> None:
+    done("apply", "--server-side", "--force-conflicts", "-f", str(DIRECTORY))
+    names = [f"crd/{path.stem}.semipd.io" for path in sorted(DIRECTORY.glob("*.yaml"))]
+    done("wait", "--for=condition=Established", "--timeout=30s", *names)
+
+
+@pytest.fixture
+def chat() -> Iterator[dict[str, Any]]:
+    """A service that is really there."""
+    manifest = changed(BASES["SemiPDService"], {"metadata.name": "crd-contract"})
+    done("create", "-f", "-", given=manifest)
+    yield manifest
+    done("delete", "spd", "crd-contract", "--wait=false")
+
+
+@pytest.mark.parametrize("bad", [*SERVICES, *CLASSES, *PARTITIONS], ids=lambda bad: f"{bad.kind}: {bad.id}")
+def test_a_bad_manifest_is_refused(bad: Bad) -> None:
+    result = kubectl("create", "--dry-run=server", "-f", "-", given=bad.manifest)
+    assert result.returncode != 0
+    assert bad.path in result.stderr
+    assert bad.words in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        pytest.param("SemiPDService", {}, id="the smallest service"),
+        pytest.param("SemiPDClass", {}, id="the smallest class"),
+        pytest.param("SemiPDPartition", {}, id="the smallest partition"),
+        pytest.param("SemiPDService", {"spec.placement": "EveryNode"}, id="every node"),
+        pytest.param("SemiPDService", {"spec.partition": {"initial": SPLIT}}, id="initial without bounds"),
+        pytest.param(
+            "SemiPDService", {"spec.partition": {"initial": SPLIT, "bounds": {}}}, id="empty bounds"
+        ),
+        pytest.param(
+            "SemiPDService", {"spec.rollout": {}, "spec.slo": {}, "spec.drain": {}}, id="empty objects"
+        ),
+        pytest.param("SemiPDService", {"spec.rollout": {"maxUnavailable": 0}}, id="surge by default"),
+        pytest.param(
+            "SemiPDService", {"spec.autoscale": {"maxReplicas": 1}}, id="an autoscaler with its default"
+        ),
+        pytest.param("SemiPDService", {"spec.resources": {"cpu": 2, "memory": ".5Gi"}}, id="quantities"),
+        pytest.param("SemiPDService", {"spec.model.uri": "hf://a/b@refs/pr/1"}, id="a revision"),
+        pytest.param("SemiPDService", {"spec.model.uri": "image://r.io:5000/m@sha256:0"}, id="an image"),
+    ],
+)
+def test_a_good_manifest_is_taken_as_it_is(kind: str, changes: Mapping[str, object]) -> None:
+    manifest = changed(BASES[kind], changes)
+    taken = json.loads(done("create", "--dry-run=server", "-o", "json", "-f", "-", given=manifest))
+    assert taken["spec"] == manifest["spec"]
+
+
+@pytest.mark.parametrize("file", ["semipdservice.yaml", "h200.yaml"])
+def test_an_example_is_taken(file: str) -> None:
+    path = DIRECTORY.parent / "examples" / file
+    result = kubectl("create", "--dry-run=server", "-f", str(path))
+    assert result.returncode == 0 or 'namespaces "team-a" not found' in result.stderr
+
+
+def test_the_placement_cannot_change(chat: Manifest) -> None:
+    every_node = json.dumps({"spec": {"placement": "EveryNode"}})
+    refused = kubectl("patch", "spd", "crd-contract", "--type=merge", "-p", every_node)
+    assert refused.returncode != 0
+    assert "spec.placement" in refused.stderr
+    assert "got EveryNode, allowed: Replicas, as it was created" in refused.stderr
+    assert "Create a second SemiPDService" in refused.stderr
+    done(
+        "patch", "spd", "crd-contract", "--type=merge", "-p", json.dumps({"spec": {"placement": "Replicas"}})
+    )
+
+
+def test_the_number_of_pods_is_scaled(chat: Manifest) -> None:
+    done("patch", "spd", "crd-contract", "--type=merge", "-p", json.dumps({"spec": {"replicas": 1}}))
+    done("scale", "spd/crd-contract", "--replicas=4")
+    status = {"replicas": 3, "selector": "semipd.io/service=crd-contract"}
+    done(
+        "patch",
+        "spd",
+        "crd-contract",
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+        json.dumps({"status": status}),
+    )
+    scale = json.loads(done("get", "spd", "crd-contract", "--subresource=scale", "-o", "json"))
+    assert scale["spec"] == {"replicas": 4}
+    assert scale["status"] == status
+
+
+def test_a_service_is_shown(chat: Manifest) -> None:
+    status = {
+        "granted": SPLIT,
+        "slo": {"attainmentPermille": 973, "ttftMilliseconds": 380, "tpotMilliseconds": 41},
+        "conditions": [CONDITION, CONDITION | {"type": "SLOMet", "status": "True", "reason": "Met"}],
+    }
+    done(
+        "patch",
+        "spd",
+        "crd-contract",
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+        json.dumps({"status": status}),
+    )
+    heads, values = done("get", "spd", "crd-contract").splitlines()
+    assert " ".join(heads.split()) == "NAME MODEL MODE PREFILL DECODE TTFT TPOT SLO READY REASON AGE"
+    shown = [
+        "crd-contract",
+        "builtin://smollm2-135m",
+        "80",
+        "100",
+        "380",
+        "41",
+        "True",
+        "False",
+        "EnginesStarting",
+    ]
+    assert values.split()[:-1] == shown
