@@ -8,19 +8,22 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 import uvicorn
+from fastapi import FastAPI
 
 from semipd_agent import configure
 from semipd_agent.agent import Agent
 from semipd_agent.commands import Commands
 from semipd_agent.device.inventory import open_device
-from semipd_agent.http.app import build_app
+from semipd_agent.http.app import build_app, build_readings
 from semipd_agent.journal.file import Journal
+from semipd_agent.kubernetes.follow import follow_partition
 from semipd_agent.run_directory import RunDirectory
 from semipd_core.agent_config import AgentConfig
 from semipd_core.engine_config import EngineConfig
@@ -110,15 +113,37 @@ async def serve(
     """Until drained; the HTTP server answers to the end."""
     agent = Agent(config, engines, run_directory, journal, commands)
     _drain_on_signals(agent)
-    listener = channel.listen(str(run_directory.agent_socket))
-    server = AgentServer(uvicorn.Config(build_app(agent), lifespan="off", log_config=None, access_log=False))
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    apps = {channel.listen(str(run_directory.agent_socket)): build_app(agent)}
+    companions = []
+    if config.kubernetes is not None:
+        apps[_listen(config.kubernetes.agent_port)] = build_readings(agent)
+        companions.append(follow_partition(agent, config.kubernetes))
+    servers = {listener: _server(app) for listener, app in apps.items()}
+    serving = [asyncio.create_task(server.serve(sockets=[listener])) for listener, server in servers.items()]
     try:
-        await agent.run()
+        await agent.run(companions)
     finally:
-        server.should_exit = True
-        await serving
+        for server in servers.values():
+            server.should_exit = True
+        await asyncio.gather(*serving)
         run_directory.agent_socket.unlink(missing_ok=True)
+
+
+def _server(app: FastAPI) -> AgentServer:
+    return AgentServer(uvicorn.Config(app, lifespan="off", log_config=None, access_log=False))
+
+
+def _listen(port: int) -> socket.socket:
+    """On every address of the pod, IPv6 too where it has that. Raises: InvalidSpec if nobody can listen there."""
+    try:
+        return socket.create_server(
+            ("", port),
+            family=socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET,
+            dualstack_ipv6=socket.has_dualstack_ipv6(),
+            backlog=128,
+        )
+    except OSError as error:
+        raise InvalidSpec("--agent-port", port, f"a port that is free ({error.strerror})") from None
 
 
 def _drain_on_signals(agent: Agent) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 from semipd_agent import configure
 from semipd_agent.adopter import adopt_processes
@@ -208,8 +209,8 @@ class Agent:
 
     # --- life ---------------------------------------------------------------------------------------------------
 
-    async def run(self) -> None:
-        """Until drained and everything has ended."""
+    async def run(self, companions: Sequence[Coroutine[Any, Any, None]] = ()) -> None:
+        """Until drained and everything has ended. `companions` run beside it, until cancelled."""
         supervisors_by_id = {name: observer.supervisor for name, observer in self.observers.items()}
         await adopt_processes(self.journal, self.run_directory, self.commands, supervisors_by_id, self.shared)
         supervisors = [asyncio.create_task(shared.run()) for shared in self.shared]
@@ -217,6 +218,7 @@ class Agent:
         sources = (FileWishSource(self.run_directory.wish_file, self._set_wish_problem), self.http_wishes)
         background = [asyncio.create_task(source.run(self)) for source in sources]
         background += [asyncio.create_task(observer.run()) for observer in self.observers.values()]
+        background += [asyncio.create_task(companion) for companion in companions]
         tasks = {*engines, *supervisors, *background}
         drained = asyncio.create_task(self._drained.wait())
         await asyncio.wait({*tasks, drained}, return_when=asyncio.FIRST_COMPLETED)

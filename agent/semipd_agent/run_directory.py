@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
+
+LOG_FILE_VARIABLE = "SEMIPD_LOG_FILE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,4 +58,6 @@ class RunDirectory:
         return self.engine(engine_id) / "engine.json"
 
     def log(self, name: str) -> Path:
-        return self.logs / f"{name}.log"
+        """One file per process; in a pod all of them write to the container's own output, which LOG_FILE_VARIABLE names."""
+        shared = os.environ.get(LOG_FILE_VARIABLE)
+        return Path(shared) if shared else self.logs / f"{name}.log"

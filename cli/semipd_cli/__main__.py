@@ -44,6 +44,7 @@ COMMANDS = (
         name="replay", module="semipd_cli.replay", summary="replay a trace of requests against a service"
     ),
     Command(name="demo", module="semipd_cli.demo", summary="serve, replay a trace and report"),
+    Command(name="pod", module="semipd_cli.pod", summary="serve inside an engine pod"),
     Command(name="bench", module="semipd_cli.bench", summary="measure shares, switches and peers"),
 )
 

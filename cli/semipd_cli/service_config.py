@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from semipd_cli.settings import EngineSettings
-from semipd_core.agent_config import AgentConfig, PartitionSettings
+from semipd_core.agent_config import AgentConfig, KubernetesSettings, PartitionSettings
 from semipd_core.api.fields import Device
 from semipd_core.api.model_uri import parse_model_uri
 from semipd_core.api.quantity import parse_bytes
@@ -27,7 +27,13 @@ _MAX_ENGINES = 64
 
 
 def build_agent_config(
-    service: SemiPDService, settings: EngineSettings, *, present: Device, host: str, port: int
+    service: SemiPDService,
+    settings: EngineSettings,
+    *,
+    present: Device,
+    host: str,
+    port: int,
+    kubernetes: KubernetesSettings | None = None,
 ) -> AgentConfig:
     """`present` is the device that `Auto` stands for.
 
@@ -61,6 +67,7 @@ def build_agent_config(
         drain_timeout_seconds=spec.drain.timeout_seconds,
         slo=slo_targets(spec.slo),
         partition=partition_settings(spec.partition),
+        kubernetes=kubernetes,
     )
 
 

@@ -66,8 +66,30 @@ def run(args: argparse.Namespace, agent_command: Sequence[str] = AGENT_COMMAND) 
     initial_state(ClusterConfig.of(config))  # refuses bounds without a legal split
     check_port(args.host, args.port)
     root = run_directory.roots(os.environ)[0]
-    directory, lock = run_directory.claim(Path(args.run_dir) if args.run_dir else root / config.service)
-    keeps_files = args.keep_run_dir
+    return serve_config(
+        config,
+        Path(args.run_dir) if args.run_dir else root / config.service,
+        agent_command=agent_command,
+        cluster_period_s=args.cluster_period,
+        keeps_files=args.keep_run_dir,
+        started_s=started_s,
+    )
+
+
+def serve_config(
+    config: AgentConfig,
+    path: Path,
+    *,
+    agent_command: Sequence[str],
+    cluster_period_s: float | None,
+    keeps_files: bool,
+    started_s: float,
+) -> int:
+    """Serve in the run directory `path` until told to stop. `started_s`: monotonic, when the command began.
+
+    Raises: InvalidSpec, SemipdError, OSError.
+    """
+    directory, lock = run_directory.claim(path)
     try:
         if is_held(str(directory.agent_lock)):
             keeps_files = True
@@ -76,20 +98,16 @@ def run(args: argparse.Namespace, agent_command: Sequence[str] = AGENT_COMMAND) 
                 "--run-dir", str(directory.path), f"one without a running agent; `{stop}` stops it"
             )
         record = _prepare(directory, config)
-        command = (*agent_command, "--run-dir", str(directory.path))
-        asyncio.run(
-            serve(
-                Job(
-                    config=config,
-                    directory=directory,
-                    record=record,
-                    agent_command=command,
-                    cluster_period_s=args.cluster_period,
-                    started_s=started_s,
-                    say=_say,
-                )
-            )
+        job = Job(
+            config=config,
+            directory=directory,
+            record=record,
+            agent_command=(*agent_command, "--run-dir", str(directory.path)),
+            cluster_period_s=cluster_period_s,
+            started_s=started_s,
+            say=_say,
         )
+        asyncio.run(serve(job))
     finally:
         if not keeps_files:
             run_directory.remove(directory)

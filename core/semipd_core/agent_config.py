@@ -23,6 +23,14 @@ class PartitionSettings(Wire, frozen=True, kw_only=True):
     cooldown_seconds: int
 
 
+class KubernetesSettings(Wire, frozen=True, kw_only=True):
+    """The agent's SemiPDPartition, which has its pod's name, and where the agent's readings are served."""
+
+    namespace: str
+    name: str
+    agent_port: int
+
+
 class AgentConfig(Wire, frozen=True, kw_only=True):
     """One pod (or machine): `engines` engines of one service, behind one address."""
 
@@ -50,6 +58,7 @@ class AgentConfig(Wire, frozen=True, kw_only=True):
     drain_timeout_seconds: int
     slo: SloTargets
     partition: PartitionSettings
+    kubernetes: KubernetesSettings | None = None  # None: wishes come by file and HTTP alone
 
 
 class WishWire(Wire, frozen=True, kw_only=True):

@@ -14,6 +14,14 @@ from semipd_core.errors import InvalidSpec
 
 
 def build_app(agent: Agent) -> FastAPI:
+    """Readings and orders: for the unix socket alone."""
+    app = build_readings(agent)
+    _add_orders(app, agent)
+    return app
+
+
+def build_readings(agent: Agent) -> FastAPI:
+    """What anybody may see who may reach the pod."""
     app = FastAPI(title="semipd agent", docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.get("/healthz")
@@ -32,6 +40,15 @@ def build_app(agent: Agent) -> FastAPI:
     async def windows() -> Response:
         return _json(build_windows(agent))
 
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        content, media_type = render_metrics(agent)
+        return Response(content, media_type=media_type)
+
+    return app
+
+
+def _add_orders(app: FastAPI, agent: Agent) -> None:
     @app.put("/v1/wish")
     async def put_wish(request: Request, engine: str | None = None) -> Response:
         body = await request.body()
@@ -49,13 +66,6 @@ def build_app(agent: Agent) -> FastAPI:
     async def drain() -> Response:
         agent.drain()
         return _json({"draining": True, "timeoutSeconds": agent.config.drain_timeout_seconds}, 202)
-
-    @app.get("/metrics")
-    async def metrics() -> Response:
-        content, media_type = render_metrics(agent)
-        return Response(content, media_type=media_type)
-
-    return app
 
 
 def _json(value: object, status_code: int = 200) -> Response:

@@ -176,6 +176,8 @@ def children_of(parent: int) -> Iterator[int]:
 
 def tail(log_path: Path, lines: int = 15) -> str:
     """The last lines of a log, or a word about why there are none."""
+    if not log_path.is_file():
+        return "(its log is not a file here)"
     try:
         return "\n".join(log_path.read_text(errors="replace").splitlines()[-lines:])
     except OSError as error:

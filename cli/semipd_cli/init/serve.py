@@ -22,6 +22,7 @@ from semipd_core.errors import NotReadyYet
 
 _ERROR_POLL_S = 0.5
 _EXIT_POLL_S = 0.05
+_WATCH_S = 5.0
 _STOP_S = 15.0  # for the agent to end its processes, beside the drain
 _URGENT_S = 8.0  # for the same, in haste
 _BETWEEN_SIGNALS_S = 0.5  # two at once would arrive as one
@@ -33,7 +34,7 @@ class Job:
     directory: RunDirectory
     record: UpRecord
     agent_command: tuple[str, ...]
-    cluster_period_s: float
+    cluster_period_s: float | None  # None: the cluster loop is somebody else's
     started_s: float  # monotonic, when the command began
     say: Callable[[str], None]
 
@@ -95,7 +96,18 @@ async def _work(job: Job, client: AgentClient, keeper: AgentKeeper) -> None:
     status = await wait_until_ready(client, job.directory, clock, keeper.answered)
     write_record(job.directory, _with_phases(job.record, clock))
     job.say(f"serving {job.config.served_name} at {status.url}")
-    await run_cluster_loop(client, job.config, job.cluster_period_s, job.say, keeper.answered)
+    if job.cluster_period_s is None:
+        await _watch_agent(client, keeper)
+    else:
+        await run_cluster_loop(client, job.config, job.cluster_period_s, job.say, keeper.answered)
+
+
+async def _watch_agent(client: AgentClient, keeper: AgentKeeper) -> None:
+    while True:
+        await asyncio.sleep(_WATCH_S)
+        with contextlib.suppress(NotReadyYet):
+            await client.status()
+            keeper.answered()
 
 
 def _with_phases(record: UpRecord, clock: StartClock) -> UpRecord:

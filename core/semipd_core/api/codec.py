@@ -43,8 +43,8 @@ def decode_partition(given: object) -> SemiPDPartition:
     return _decode(SemiPDPartition, given, rules.partition_defect)
 
 
-def encode(value: SemiPDService | SemiPDClass | SemiPDPartition) -> dict[str, Any]:
-    """A mapping ready for YAML or JSON: all defaults filled in, absent fields left out."""
+def encode(value: object) -> dict[str, Any]:
+    """An object, or a part of one, as a mapping ready for YAML or JSON: all defaults filled in, absent fields left out."""
     encoded: dict[str, Any] = _adapter(type(value)).dump_python(
         value, mode="json", by_alias=True, exclude_none=True
     )

@@ -45,7 +45,7 @@ class Condition:
     reason: CamelCase
     message: str = ""
     observed_generation: int | None = None
-    last_transition_time: str = ""
+    last_transition_time: str | None = None
 
 
 def set_condition(conditions: tuple[Condition, ...], wanted: Condition, now: str) -> tuple[Condition, ...]:

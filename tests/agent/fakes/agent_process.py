@@ -20,7 +20,13 @@ import msgspec
 from agent_with_fakes import COMMANDS
 
 from semipd_agent.processes.identity import read_identity, scan
-from semipd_core.agent_config import AgentConfig, AgentStatus, EngineStatus, PartitionSettings
+from semipd_core.agent_config import (
+    AgentConfig,
+    AgentStatus,
+    EngineStatus,
+    KubernetesSettings,
+    PartitionSettings,
+)
 from semipd_core.partition import Isolation
 from semipd_core.telemetry import SloTargets
 
@@ -30,7 +36,12 @@ _agent_pids: set[int] = set()
 PROGRAM = str(Path(__file__).with_name("agent_with_fakes.py"))
 
 
-def agent_config(engines: int = 1, drain_timeout_seconds: int = 10, **partition: object) -> AgentConfig:
+def agent_config(
+    engines: int = 1,
+    drain_timeout_seconds: int = 10,
+    kubernetes: KubernetesSettings | None = None,
+    **partition: object,
+) -> AgentConfig:
     settings: dict[str, object] = {
         "mode": "Static",
         "policy": "Static",
@@ -68,6 +79,7 @@ def agent_config(engines: int = 1, drain_timeout_seconds: int = 10, **partition:
         drain_timeout_seconds=drain_timeout_seconds,
         slo=SloTargets(ttft_percentile=90, ttft_ms=2000, tpot_percentile=90, tpot_ms=250),
         partition=PartitionSettings(**{**settings, **partition}),  # type: ignore[arg-type]
+        kubernetes=kubernetes,
     )
 
 

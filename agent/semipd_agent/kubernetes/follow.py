@@ -1,0 +1,68 @@
+"""Wires the agent to its SemiPDPartition: wishes in, status out."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from semipd_agent.agent import Agent
+from semipd_agent.device.facts import Inventory
+from semipd_agent.device.inventory import open_device
+from semipd_agent.status import build_status as build_agent_status
+from semipd_core.agent_config import KubernetesSettings
+from semipd_core.api.partition import PodPartitionStatus
+from semipd_core.errors import DeviceError, InvalidSpec
+from semipd_shell import log
+
+HEALTH_PERIOD_S = 10.0
+
+_log = log.logger(__name__)
+
+
+async def follow_partition(agent: Agent, settings: KubernetesSettings) -> None:
+    """Until cancelled. Kubernetes' client is imported here: an agent outside a cluster does without."""
+    from lightkube import AsyncClient, ConfigError  # noqa: PLC0415
+
+    from semipd_agent.kubernetes.partition_object import build_status  # noqa: PLC0415
+    from semipd_agent.kubernetes.partition_source import PartitionSource  # noqa: PLC0415
+    from semipd_agent.kubernetes.status_writer import StatusWriter  # noqa: PLC0415
+
+    try:
+        client = AsyncClient()
+    except ConfigError as error:
+        raise InvalidSpec(
+            "KUBECONFIG", str(error), "a cluster: the token of the pod's service account, or a kubeconfig"
+        ) from None
+    device = DeviceWatch(agent.config.device)
+    source = PartitionSource(client, settings.namespace, settings.name)
+
+    def build(old: PodPartitionStatus, now: str) -> PodPartitionStatus:
+        return build_status(
+            build_agent_status(agent),
+            device.inventory,
+            generation=source.generation,
+            refusal=source.refusal,
+            old=old,
+            now=now,
+        )
+
+    writer = StatusWriter(client, settings.namespace, settings.name, build)
+    async with asyncio.TaskGroup() as tasks:
+        for run in (partial(source.run, agent), writer.run, device.run):
+            tasks.create_task(run())
+
+
+class DeviceWatch:
+    """The device's health, asked again every HEALTH_PERIOD_S. Raises: DeviceError, InvalidSpec at the start alone."""
+
+    def __init__(self, kind: str) -> None:
+        self._device = open_device(kind)
+        self.inventory: Inventory = self._device.inventory()
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(HEALTH_PERIOD_S)
+            try:
+                self.inventory = await asyncio.to_thread(self._device.inventory)
+            except DeviceError as error:
+                _log.error("device not read", problem=str(error))

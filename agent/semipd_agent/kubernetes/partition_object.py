@@ -1,0 +1,127 @@
+"""Between the SemiPDPartition and what the agent knows: pure, both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from semipd_agent.device.facts import Inventory
+from semipd_core.agent_config import AgentStatus, BandWire, EngineStatus, PartitionWire, WishWire
+from semipd_core.api.conditions import Condition, ConditionStatus, ConditionType, set_condition
+from semipd_core.api.fields import PartitionSplit
+from semipd_core.api.partition import (
+    EnginePartitionStatus,
+    GpuHealth,
+    GpuStatus,
+    PodPartitionSpec,
+    PodPartitionStatus,
+)
+from semipd_core.repartition import Phase
+
+CPU = "CPU"
+
+
+def to_wish(spec: PodPartitionSpec) -> WishWire:
+    """Never pinned: the object is what counts, also when it changes again. A band of one split leaves no room either."""
+    band = spec.band
+    return WishWire(
+        target=PartitionWire(
+            prefill_percent=spec.target.prefill_percent, decode_percent=spec.target.decode_percent
+        ),
+        band=None
+        if band is None
+        else BandWire(
+            prefill_min_percent=band.prefill_min_percent,
+            prefill_max_percent=band.prefill_max_percent,
+            decode_min_percent=band.decode_min_percent,
+            decode_max_percent=band.decode_max_percent,
+        ),
+        decision_id=spec.decision_id,
+        reason=spec.reason,
+        message=spec.message,
+    )
+
+
+def build_status(
+    agent: AgentStatus,
+    inventory: Inventory,
+    *,
+    generation: int | None,
+    refusal: str | None,
+    old: PodPartitionStatus,
+    now: str,
+) -> PodPartitionStatus:
+    """`generation`: of the spec taken last. `refusal`: why the last spec was not taken. `now`: RFC 3339."""
+    engines = tuple(
+        _engine(engine, inventory, _conditions(old, engine.engine_id), now) for engine in agent.engines
+    )
+    return PodPartitionStatus(
+        observed_generation=generation,
+        observed_decision_id=agent.wish.decision_id if agent.wish is not None else None,
+        last_heartbeat_time=old.last_heartbeat_time,
+        engines=engines,
+        conditions=_taken(agent, refusal, old.conditions, now),
+    )
+
+
+def _engine(
+    engine: EngineStatus, inventory: Inventory, old: Sequence[Condition], now: str
+) -> EnginePartitionStatus:
+    is_steady = engine.phase == Phase.STEADY and engine.granted == engine.requested
+    status = ConditionStatus.FALSE if is_steady or _has_given_up(engine) else ConditionStatus.TRUE
+    switching = Condition(type=ConditionType.SWITCHING, status=status, reason=engine.phase, message="")
+    ready = Condition(
+        type=ConditionType.READY,
+        status=ConditionStatus.TRUE if engine.ready else ConditionStatus.FALSE,
+        reason="Serving" if engine.ready else "NotServing",
+        message=engine.error or "",
+    )
+    conditions = tuple(old)
+    for condition in (ready, switching):
+        conditions = set_condition(conditions, condition, now)
+    return EnginePartitionStatus(
+        name=engine.engine_id,
+        requested=_split(engine.requested),
+        granted=_split(engine.granted) if engine.granted is not None else None,
+        gpus=_gpus(inventory),
+        conditions=conditions,
+    )
+
+
+def _has_given_up(engine: EngineStatus) -> bool:
+    """A switch that was rolled back leaves the old share granted: that is no switch under way."""
+    switch = engine.switch
+    return engine.phase == Phase.STEADY and switch is not None and switch.outcome == "RolledBack"
+
+
+def _taken(
+    agent: AgentStatus, refusal: str | None, old: Sequence[Condition], now: str
+) -> tuple[Condition, ...]:
+    problems = [problem for problem in (refusal, *agent.problems) if problem]
+    condition = Condition(
+        type=ConditionType.DEGRADED,
+        status=ConditionStatus.TRUE if problems else ConditionStatus.FALSE,
+        reason="Problems" if problems else "Healthy",
+        message="; ".join(problems)[:1024],
+    )
+    return set_condition(tuple(old), condition, now)
+
+
+def _conditions(old: PodPartitionStatus, engine_id: str) -> Sequence[Condition]:
+    return next((engine.conditions for engine in old.engines if engine.name == engine_id), ())
+
+
+def _gpus(inventory: Inventory) -> tuple[GpuStatus, ...]:
+    if inventory.kind == CPU:
+        return ()
+    return tuple(
+        GpuStatus(
+            uuid=unit.uuid,
+            health=GpuHealth.HEALTHY if unit.healthy else GpuHealth.UNHEALTHY,
+            message=unit.reason,
+        )
+        for unit in inventory.units
+    )
+
+
+def _split(wire: PartitionWire) -> PartitionSplit:
+    return PartitionSplit(prefill_percent=wire.prefill_percent, decode_percent=wire.decode_percent)
