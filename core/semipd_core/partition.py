@@ -70,6 +70,14 @@ class Band:
             and self.decode_min_percent <= partition.decode_percent <= self.decode_max_percent
         )
 
+    def encloses(self, other: Band) -> bool:
+        return (
+            self.prefill_min_percent <= other.prefill_min_percent
+            and other.prefill_max_percent <= self.prefill_max_percent
+            and self.decode_min_percent <= other.decode_min_percent
+            and other.decode_max_percent <= self.decode_max_percent
+        )
+
     def clamp(self, partition: Partition) -> Partition:
         return Partition(
             prefill_percent=min(

@@ -1,0 +1,159 @@
+"""`python -m semipd_operator`: the operator, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+import time
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import kopf
+from lightkube import AsyncClient
+
+from semipd_core.errors import InvalidSpec
+from semipd_operator.apply.applier import Applier, Fenced
+from semipd_operator.apply.recorder import Recorder
+from semipd_operator.handlers import build_registry, build_settings
+from semipd_operator.health import Health, serve_health
+from semipd_operator.lease import Election
+from semipd_operator.observe.scrape import CONCURRENCY, Scraper
+from semipd_operator.observe.world import World
+from semipd_operator.optional_kinds import find_optional_kinds
+from semipd_operator.plan.plan import Installation
+from semipd_operator.reconcile import Reconciler
+from semipd_operator.rounds import Rounds
+from semipd_operator.settings import OperatorSettings, read_settings
+from semipd_operator.work_queue import WorkQueue
+from semipd_shell import log
+from semipd_shell.informer import Key
+
+LEASE_NAME = "semipd-operator"
+
+_log = log.logger(__name__)
+
+
+class Operator:
+    """Wires the parts; each decides for itself."""
+
+    def __init__(self, settings: OperatorSettings, client: AsyncClient, agents: httpx.AsyncClient) -> None:
+        self.settings = settings
+        self.client = client
+        self.election = Election(client, settings.namespace, LEASE_NAME, settings.identity, time.monotonic)
+        self.world = World(client, settings.watch_namespace, self._note_dirty)
+        self.rounds = Rounds(
+            Scraper(agents, settings.agent_port), settings.round_seconds, self.world.pods, self._note_dirty
+        )
+        self.applier = Applier(client, self.election.is_leading)
+        self.queue = WorkQueue(self._reconcile)
+        self.health = Health()
+        self.stopped = asyncio.Event()  # kopf takes the signals over, and ends by them
+        self._reconciler: Reconciler | None = None
+
+    async def run(self) -> None:
+        """Until cancelled. Writes begin once every kind has been listed: half a world would be planned for otherwise."""
+        informers = [asyncio.create_task(informer.run()) for informer in self.world.informers]
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.election.run())
+            tasks.create_task(self._kopf())
+            tasks.create_task(serve_health(self))
+            await asyncio.gather(*(informer.listed.wait() for informer in self.world.informers))
+            kinds = await find_optional_kinds(self.client)
+            installation = Installation(
+                namespace=self.settings.namespace,
+                engine_image=self.settings.engine_image,
+                optional_kinds=kinds,
+            )
+            recorder = Recorder(self.client, self.settings.identity, lambda: datetime.now(UTC))
+            self._reconciler = Reconciler(self.world, self.applier, self.rounds, installation, recorder)
+            self._note_dirty(None)
+            tasks.create_task(self.queue.run(self.settings.workers))
+            tasks.create_task(self.rounds.run(self.election.is_leading))
+            tasks.create_task(self._resync())
+            tasks.create_task(_first_end(informers))
+
+    def _note_dirty(self, key: Key | None) -> None:
+        for each in [key] if key is not None else list(self.world.services):
+            self.queue.add(each)
+
+    async def _reconcile(self, key: Key) -> None:
+        """Without the lead nothing is done: the turn comes again with it."""
+        assert self._reconciler is not None
+        if self.election.is_leading():
+            with contextlib.suppress(Fenced):
+                await self._reconciler.reconcile(key)
+        self.health.reconciled()
+
+    async def _resync(self) -> None:
+        """All services again when the lead is won, and every so often."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.settings.resync_seconds):
+                    await self.election.changed.wait()
+            if self.election.changed.is_set():
+                self.election.changed.clear()
+                self.rounds.services.clear()  # another may have led meanwhile: take up what the partitions ask for
+            self._note_dirty(None)
+
+    async def _kopf(self) -> None:
+        watched = self.settings.watch_namespace
+        await kopf.operator(
+            registry=build_registry(self.world),
+            settings=build_settings(),
+            namespaces=[watched] if watched else [],
+            clusterwide=watched is None,
+            standalone=True,
+        )
+        self.stopped.set()
+
+
+async def _first_end(tasks: list[asyncio.Task[None]]) -> None:
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()
+
+
+async def serve(settings: OperatorSettings) -> None:
+    client = AsyncClient()
+    limits = httpx.Limits(max_connections=CONCURRENCY, max_keepalive_connections=CONCURRENCY)
+    async with httpx.AsyncClient(limits=limits, trust_env=False) as agents:
+        operator = Operator(settings, client, agents)
+        await _until_stopped(operator.run(), operator.stopped)
+        await operator.election.resign()
+    await client.aclose()
+
+
+async def _until_stopped(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
+    """Raises: what `work` raised before it was told to stop."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    working = asyncio.create_task(work)
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if working.done():
+        working.result()
+    working.cancel()
+    await asyncio.gather(working, return_exceptions=True)
+
+
+def main() -> int:
+    log.configure("operator")
+    for name in ("httpx", "httpx2", "kopf"):  # a line for each request and each event
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        settings = read_settings()
+    except InvalidSpec as error:
+        print(error, file=sys.stderr)
+        return 2
+    asyncio.run(serve(settings))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

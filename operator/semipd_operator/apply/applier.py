@@ -1,0 +1,182 @@
+"""Server-side apply of manifests, skipped where the API server has them already as we last applied them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from lightkube import ApiError, AsyncClient
+
+from semipd_core.api.fields import API_VERSION
+from semipd_core.errors import SemipdError
+from semipd_operator.kinds import BY_KIND, SERVICE
+from semipd_operator.observe.child import DIGEST_ANNOTATION, ChildView, view_child
+from semipd_operator.plan.naming import CHILD_MANAGER, SEED_MANAGER, STATUS_MANAGER
+from semipd_operator.plan.plan import SEEDED_REPLICAS
+
+CONFLICT, UNPROCESSABLE, FORBIDDEN = 409, 422, 403
+
+Manifest = dict[str, Any]
+ChildKey = tuple[str, str, str]  # kind, namespace, name
+
+
+class Fenced(SemipdError):
+    """This operator does not lead: nothing is written."""
+
+
+class FieldOwned(SemipdError):
+    """Another field manager owns a field that we want to set; it is not taken from it."""
+
+    def __init__(self, child: str, message: str) -> None:
+        self.child = child
+        super().__init__(f"{child}: {message}")
+
+
+@dataclass(slots=True)
+class Applier:
+    """`is_leading` is asked before each write."""
+
+    client: AsyncClient
+    is_leading: Any
+    writes: int = 0
+    _applied: dict[ChildKey, Applied] = field(default_factory=dict)
+
+    async def apply(self, manifest: Manifest, found: ChildView | None) -> bool:
+        """Whether it was written. `found`: as the informer has it; None: it is not there.
+
+        Raises: Fenced, FieldOwned, ApiError, httpx2.HTTPError.
+        """
+        key = key_of(manifest)
+        digest = _digest(manifest)
+        last = self._applied.get(key)
+        if last is not None and found is not None and found.version == last.after:
+            last = self._applied[key] = replace(last, is_seen=True)
+        if not needs_apply(digest, found, last):
+            return False
+        self._fence()
+        written = view_child(await self._write(_with_digest(manifest, digest)))
+        self._applied[key] = Applied(
+            digest=digest, before=found.version if found else None, after=written.version
+        )
+        self.writes += 1
+        return True
+
+    async def _write(self, manifest: Manifest) -> Any:
+        resource = BY_KIND[manifest["kind"]]
+        metadata = manifest["metadata"]
+        try:
+            return await self.client.apply(
+                resource(manifest),
+                name=metadata["name"],
+                namespace=metadata["namespace"],
+                field_manager=CHILD_MANAGER,
+            )
+        except ApiError as error:
+            if error.status.code == CONFLICT:
+                message = error.status.message or "conflict"
+                raise FieldOwned(f"{manifest['kind']} {metadata['name']}", message) from error
+            raise
+
+    async def apply_partition(self, manifest: Manifest) -> None:
+        """Raises: Fenced, ApiError, httpx2.HTTPError."""
+        self._fence()
+        await self._write(manifest)
+        self.writes += 1
+
+    async def seed_replicas(self, name: str, namespace: str) -> None:
+        """Once, under a field manager of its own, so that an autoscaler or the user takes the field without a conflict.
+
+        Raises: Fenced, ApiError, httpx2.HTTPError.
+        """
+        self._fence()
+        manifest = {
+            "apiVersion": API_VERSION,
+            "kind": "SemiPDService",
+            "metadata": {"name": name, "namespace": namespace},
+            "spec": {"replicas": SEEDED_REPLICAS},
+        }
+        await self.client.apply(
+            SERVICE(manifest), name=name, namespace=namespace, field_manager=SEED_MANAGER, force=True
+        )
+        self.writes += 1
+
+    async def apply_status(self, name: str, namespace: str, status: Manifest) -> None:
+        """Raises: Fenced, ApiError, httpx2.HTTPError."""
+        self._fence()
+        manifest = {
+            "apiVersion": API_VERSION,
+            "kind": "SemiPDService",
+            "metadata": {"name": name, "namespace": namespace},
+            "status": status,
+        }
+        await self.client.apply(
+            SERVICE.Status(manifest),
+            name=name,
+            namespace=namespace,
+            field_manager=STATUS_MANAGER,
+            force=True,
+        )
+        self.writes += 1
+
+    async def delete(self, kind: str, namespace: str, name: str) -> None:
+        """Raises: Fenced, ApiError (never for what is gone), httpx2.HTTPError."""
+        self._fence()
+        self._applied.pop((kind, namespace, name), None)
+        try:
+            await self.client.delete(BY_KIND[kind], name, namespace=namespace)
+        except ApiError as error:
+            if error.status.code != 404:
+                raise
+        self.writes += 1
+
+    def forget(self, key: ChildKey) -> None:
+        self._applied.pop(key, None)
+
+    def _fence(self) -> None:
+        if not self.is_leading():
+            raise Fenced("this operator does not lead")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    digest: str
+    before: str | None  # version that the informer had
+    after: str  # version that the write gave
+    is_seen: bool = False  # the informer has had that version
+
+
+def needs_apply(digest: str, found: ChildView | None, last: Applied | None) -> bool:
+    """Whether the child is missing, is another one than wanted, or was edited by somebody else since.
+
+    The informer lags behind our own write: what it had before that write is no news.
+    """
+    is_last = last is not None and last.digest == digest
+    if (
+        last is not None
+        and is_last
+        and not last.is_seen
+        and (found.version if found else None) == last.before
+    ):
+        return False
+    if found is None or found.digest != digest:
+        return True
+    if last is not None and last.digest == digest:
+        return found.version != last.after
+    return found.was_edited
+
+
+def key_of(manifest: Manifest) -> ChildKey:
+    metadata = manifest["metadata"]
+    return manifest["kind"], metadata["namespace"], metadata["name"]
+
+
+def _with_digest(manifest: Manifest, digest: str) -> Manifest:
+    metadata = manifest["metadata"]
+    annotations = {**metadata.get("annotations", {}), DIGEST_ANNOTATION: digest}
+    return {**manifest, "metadata": {**metadata, "annotations": annotations}}
+
+
+def _digest(manifest: Manifest) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:16]

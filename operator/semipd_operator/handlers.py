@@ -1,0 +1,56 @@
+"""kopf's part: it watches services and classes and hands each event on. It writes nothing: no finalizer, no annotation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import kopf
+
+from semipd_core.api.fields import GROUP
+from semipd_operator.observe.world import World
+from semipd_shell.informer import Key
+
+VERSION = "v1alpha1"
+WATCH_S = 300  # a watch's length, asked of the server
+
+
+def build_registry(world: World) -> kopf.OperatorRegistry:
+    registry = kopf.OperatorRegistry()
+
+    @kopf.on.login(registry=registry)
+    async def login(**kwargs: Any) -> Any:
+        return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+
+    @kopf.on.event(GROUP, VERSION, "semipdservices", registry=registry)
+    async def on_service(type: str | None, body: kopf.Body, **_: Any) -> None:  # noqa: A002
+        metadata = body["metadata"]
+        found = None if type == "DELETED" else _plain(body)
+        world.note_service(Key(metadata["namespace"], metadata["name"]), found)
+
+    @kopf.on.event(GROUP, VERSION, "semipdclasses", registry=registry)
+    async def on_class(type: str | None, body: kopf.Body, **_: Any) -> None:  # noqa: A002
+        world.note_class(body["metadata"]["name"], None if type == "DELETED" else _plain(body))
+
+    return registry
+
+
+def build_settings() -> kopf.OperatorSettings:
+    """Kopf's defaults that do not suit a fleet, changed: see each name in its documentation."""
+    settings = kopf.OperatorSettings()
+    settings.watching.server_timeout = WATCH_S
+    settings.watching.client_timeout = WATCH_S + 10
+    settings.watching.inactivity_timeout = 70
+    settings.networking.request_timeout = 30
+    settings.posting.enabled = False
+    settings.scanning.disabled = True
+    return settings
+
+
+def _plain(body: kopf.Body) -> dict[str, Any]:
+    """Without what nobody reads: a copy of the last-applied manifest, and who owns which field."""
+    plain = {key: value for key, value in dict(body).items() if key != "metadata"}
+    metadata = dict(body["metadata"])
+    metadata.pop("managedFields", None)
+    annotations = dict(metadata.get("annotations", {}))
+    annotations.pop("kubectl.kubernetes.io/last-applied-configuration", None)
+    return {**plain, "metadata": {**metadata, "annotations": annotations}}

@@ -1,0 +1,98 @@
+"""Is the operator alive, and how is it doing? `/healthz` for the kubelet, `/metrics` for Prometheus."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+if TYPE_CHECKING:
+    from semipd_operator.__main__ import Operator
+
+STUCK_S = 120.0  # a service waits for so long and no turn has ended: the loop is stuck
+
+
+@dataclass(slots=True)
+class Health:
+    """Times are monotonic."""
+
+    started_s: float = field(default_factory=time.monotonic)
+    last_turn_s: float = field(default_factory=time.monotonic)
+    turns: int = 0
+
+    def reconciled(self) -> None:
+        self.last_turn_s = time.monotonic()
+        self.turns += 1
+
+    def is_stuck(self, waiting: int, now_s: float) -> bool:
+        return waiting > 0 and now_s - self.last_turn_s > STUCK_S
+
+
+async def serve_health(operator: Operator) -> None:
+    """Until cancelled. Raises: OSError if the port is taken."""
+    app = web.Application()
+
+    async def healthz(_: web.Request) -> web.Response:
+        if operator.health.is_stuck(len(operator.queue), time.monotonic()):
+            return web.Response(status=503, text=f"{len(operator.queue)} services wait, no turn ends")
+        return web.Response(text="ok")
+
+    async def readyz(_: web.Request) -> web.Response:
+        missing = [informer for informer in operator.world.informers if not informer.listed.is_set()]
+        return web.Response(status=503 if missing else 200, text=f"{len(missing)} kinds not listed yet")
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(body=render(operator), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "0.0.0.0", operator.settings.health_port).start()
+        await asyncio.Event().wait()
+    finally:
+        await runner.cleanup()
+
+
+def render(operator: Operator) -> bytes:
+    """Made anew at each scrape: nothing is counted twice, and what is gone is gone."""
+    registry = CollectorRegistry()
+
+    def gauge(name: str, text: str, value: float) -> None:
+        Gauge(name, text, registry=registry).set(value)
+
+    gauge("semipd_operator_leads", "1 on the operator that writes", operator.election.is_leading())
+    gauge("semipd_operator_services", "services known", len(operator.world.services))
+    gauge("semipd_operator_queue_length", "services that wait for their turn", len(operator.queue))
+    gauge("semipd_operator_turns", "turns since the start", operator.health.turns)
+    gauge("semipd_operator_writes", "requests that wrote, since the start", operator.applier.writes)
+    gauge("semipd_operator_round_seconds", "how long the last round took", operator.rounds.last_round_s)
+    _service_metrics(operator, registry)
+    return generate_latest(registry)
+
+
+def _service_metrics(operator: Operator, registry: CollectorRegistry) -> None:
+    labels = ["namespace", "service"]
+    share = Gauge("semipd_service_share_percent", "target of the split", [*labels, "role"], registry=registry)
+    attainment = Gauge(
+        "semipd_service_slo_attainment_permille",
+        "of the last window's judged requests",
+        labels,
+        registry=registry,
+    )
+    engines = Gauge("semipd_service_engines_reporting", "in the last round", labels, registry=registry)
+    for key, looped in operator.rounds.services.items():
+        target = looped.wish.target
+        share.labels(*key, "prefill").set(target.prefill_percent)
+        share.labels(*key, "decode").set(target.decode_percent)
+        if looped.round is None:
+            continue
+        engines.labels(*key).set(looped.round.window.engines)
+        permille = looped.round.window.attainment_permille
+        if permille is not None:
+            attainment.labels(*key).set(permille)

@@ -1,0 +1,1 @@
+"""What is there? Informers over the API server, and scrapes of the agents."""

@@ -1,0 +1,150 @@
+"""Everything that is known of the cluster, and which service each piece belongs to. A change makes its service dirty."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from lightkube import AsyncClient
+
+from semipd_core.api import codec
+from semipd_core.api.partition import SemiPDPartition
+from semipd_core.api.service import SemiPDService
+from semipd_core.api.service_class import SemiPDClass
+from semipd_core.errors import InvalidSpec
+from semipd_operator import kinds
+from semipd_operator.observe.child import ChildView
+from semipd_operator.observe.trim import trim_child, trim_partition, trim_pod
+from semipd_operator.plan.naming import CHILD_MANAGER, SERVICE_LABEL
+from semipd_operator.plan.observed import (
+    Observed,
+    PodView,
+    WorkloadView,
+    view_pod,
+    view_workload,
+    workload_kind,
+)
+from semipd_shell import log
+from semipd_shell.informer import Informer, Key
+
+_log = log.logger(__name__)
+
+Object = Mapping[str, Any]
+ChildName = tuple[str, str]  # kind, name
+MANAGED = {"app.kubernetes.io/managed-by": CHILD_MANAGER}
+
+
+class World:
+    """`namespace` None: the whole cluster. `on_dirty` gets a service's key, or None for all services."""
+
+    def __init__(
+        self, client: AsyncClient, namespace: str | None, on_dirty: Callable[[Key | None], None]
+    ) -> None:
+        self.services: dict[Key, Object] = {}
+        self.classes: dict[str, SemiPDClass] = {}
+        self._on_dirty = on_dirty
+        self._of_service: dict[str, dict[Key, dict[Key, Object]]] = defaultdict(
+            dict
+        )  # kind: service: objects
+        self.informers = [
+            self._informer(client, namespace, kinds.POD, "Pod", trim_pod, {SERVICE_LABEL: None}),
+            self._informer(client, namespace, kinds.PARTITION, "SemiPDPartition", trim_partition, None),
+            *(
+                self._informer(client, namespace, resource, kind, partial(trim_child, kind), MANAGED)
+                for kind, resource in kinds.WATCHED.items()
+            ),
+        ]
+
+    def _informer(
+        self,
+        client: AsyncClient,
+        namespace: str | None,
+        resource: Any,
+        kind: str,
+        keep: Callable[[Object], Object],
+        labels: dict[str, Any] | None,
+    ) -> Informer:
+        def changed(key: Key, before: Object | None, now: Object | None) -> None:
+            self._note(kind, key, before, now)
+
+        return Informer(client, resource, changed, namespace=namespace, labels=labels, keep=keep)
+
+    # --- what comes in --------------------------------------------------------------------------------------
+
+    def note_service(self, key: Key, found: Object | None) -> None:
+        if found is None:
+            self.services.pop(key, None)
+        else:
+            self.services[key] = found
+        self._on_dirty(key)
+
+    def note_class(self, name: str, found: Object | None) -> None:
+        """A class that cannot be read keeps its last form: services must not lose their guard-rails by a typing error."""
+        if found is None:
+            self.classes.pop(name, None)
+        else:
+            try:
+                self.classes[name] = codec.decode_class(found)
+            except InvalidSpec as error:
+                _log.error("class not read", name=name, problem=str(error))
+        self._on_dirty(None)
+
+    def _note(self, kind: str, key: Key, before: Object | None, now: Object | None) -> None:
+        for found in (before, now):
+            service = _service_of(key, found)
+            if service is None:
+                continue
+            held = self._of_service[kind].setdefault(service, {})
+            if found is now:
+                held[key] = found  # type: ignore[assignment]
+            else:
+                held.pop(key, None)
+            if not held:
+                del self._of_service[kind][service]
+            self._on_dirty(service)
+
+    # --- what is there ----------------------------------------------------------------------------------------
+
+    def observe(self, key: Key) -> Observed:
+        """Raises: KeyError if the service is gone, InvalidSpec if it cannot be read."""
+        service = codec.decode_service(self.services[key])
+        return Observed(
+            service=service,
+            workload=self.workload(key, service),
+            pods=tuple(sorted(self.pods(key), key=lambda pod: pod.name)),
+            partitions=self.partitions(key),
+        )
+
+    def workload(self, key: Key, service: SemiPDService) -> WorkloadView | None:
+        kind = workload_kind(service)
+        found = self._of_service[kind].get(key, {}).get(key)
+        return view_workload(found) if found is not None else None
+
+    def pods(self, key: Key) -> list[PodView]:
+        return [view_pod(found) for found in self._of_service["Pod"].get(key, {}).values()]
+
+    def partitions(self, key: Key) -> dict[str, SemiPDPartition]:
+        """Those that can be read; an agent of another release may write what this one does not know."""
+        found = {}
+        for name, item in self._of_service["SemiPDPartition"].get(key, {}).items():
+            try:
+                found[name.name] = codec.decode_partition(item)
+            except InvalidSpec as error:
+                _log.warning("partition not read", name=name.name, problem=str(error))
+        return found
+
+    def children(self, key: Key) -> dict[ChildName, ChildView]:
+        return {
+            (kind, item.name): found["view"]
+            for kind in kinds.WATCHED
+            for item, found in self._of_service[kind].get(key, {}).items()
+        }
+
+
+def _service_of(key: Key, found: Object | None) -> Key | None:
+    if found is None:
+        return None
+    name = found["metadata"].get("labels", {}).get(SERVICE_LABEL)
+    return Key(key.namespace, name) if name else None

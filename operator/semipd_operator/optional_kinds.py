@@ -1,0 +1,31 @@
+"""Which kinds of other projects does the cluster have?"""
+
+from __future__ import annotations
+
+from lightkube import ApiError, AsyncClient
+from lightkube.generic_resource import create_global_resource
+
+from semipd_operator.plan.optional_children import INFERENCE_POOL, POD_MONITOR
+
+_CRD = create_global_resource(
+    "apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions"
+)
+_CRD_NAMES = {
+    POD_MONITOR: "podmonitors.monitoring.coreos.com",
+    INFERENCE_POOL: "inferencepools.inference.networking.k8s.io",
+}
+
+
+async def find_optional_kinds(client: AsyncClient) -> tuple[str, ...]:
+    """A namespaced operator may not look: it then builds none. Raises: ApiError, httpx2.HTTPError."""
+    return tuple([kind for kind, name in _CRD_NAMES.items() if await _is_there(client, name)])
+
+
+async def _is_there(client: AsyncClient, name: str) -> bool:
+    try:
+        await client.get(_CRD, name)
+    except ApiError as error:
+        if error.status.code in (403, 404):
+            return False
+        raise
+    return True

@@ -1,0 +1,26 @@
+"""Everything that a service is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from semipd_operator.plan.access import build_access
+from semipd_operator.plan.effective import Effective
+from semipd_operator.plan.network import build_network_policy, build_service
+from semipd_operator.plan.optional_children import build_optional
+from semipd_operator.plan.pod import Manifest
+from semipd_operator.plan.workload import build_disruption_budget, build_workload
+
+
+def build_children(
+    effective: Effective, *, operator_namespace: str, kinds: Collection[str]
+) -> list[Manifest]:
+    """In the order of need: an account before the pods that use it. `kinds` as in `optional_children`."""
+    return [
+        *build_access(effective),
+        build_service(effective),
+        build_network_policy(effective, operator_namespace),
+        build_disruption_budget(effective),
+        build_workload(effective),
+        *build_optional(effective, kinds),
+    ]

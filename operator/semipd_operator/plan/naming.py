@@ -1,0 +1,38 @@
+"""Names, labels and ports of what belongs to a service."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from semipd_core.api.fields import GROUP
+
+HTTP_PORT = 8000  # OpenAI
+AGENT_PORT = 8001  # windows, status, readiness, metrics
+CHILD_MANAGER = "semipd-operator"  # field manager of children
+STATUS_MANAGER = "semipd-operator-status"
+SEED_MANAGER = "semipd-operator-seed"  # of the first spec.replicas
+
+SERVICE_LABEL = f"{GROUP}/service"
+COMPONENT_LABEL = "app.kubernetes.io/component"
+PAUSE_ANNOTATION = f"{GROUP}/paused"
+ENGINE, PROXY = "engine", "proxy"
+
+
+def selector(service: str, component: str = ENGINE) -> dict[str, str]:
+    """Never a version: a Deployment's selector cannot change."""
+    return {SERVICE_LABEL: service, COMPONENT_LABEL: component}
+
+
+def labels(service: str, component: str = ENGINE) -> dict[str, str]:
+    return {
+        "app.kubernetes.io/name": "semipd",
+        "app.kubernetes.io/instance": service,
+        "app.kubernetes.io/part-of": "semipd",
+        "app.kubernetes.io/managed-by": CHILD_MANAGER,
+        **selector(service, component),
+    }
+
+
+def selector_text(pairs: Mapping[str, str]) -> str:
+    """As `/scale` wants it."""
+    return ",".join(f"{key}={value}" for key, value in sorted(pairs.items()))

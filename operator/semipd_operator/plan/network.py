@@ -1,0 +1,57 @@
+"""How requests reach a service's pods, and who may reach its agents."""
+
+from __future__ import annotations
+
+from semipd_operator.plan.effective import Effective
+from semipd_operator.plan.naming import AGENT_PORT, HTTP_PORT, selector
+from semipd_operator.plan.pod import Manifest
+from semipd_operator.plan.workload import metadata
+
+OPERATOR_LABELS = {"app.kubernetes.io/name": "semipd", "app.kubernetes.io/component": "operator"}
+SERVICE_PORT = 80
+
+
+def build_service(effective: Effective) -> Manifest:
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": metadata(effective),
+        "spec": {
+            "type": "ClusterIP",
+            "selector": selector(effective.name),
+            "ports": [
+                {
+                    "name": "http",
+                    "port": SERVICE_PORT,
+                    "targetPort": "http",
+                    "protocol": "TCP",
+                    "appProtocol": "http",
+                }
+            ],
+        },
+    }
+
+
+def build_network_policy(effective: Effective, operator_namespace: str) -> Manifest:
+    """Requests from anywhere; the agents' port, which tells loads and takes no orders, for the operator and for scrapes.
+
+    Egress is left free: models come from the network, and what a cluster may reach is not this service's to say.
+    """
+    operator = {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": operator_namespace}},
+        "podSelector": {"matchLabels": OPERATOR_LABELS},
+    }
+    scrapers = {"namespaceSelector": {"matchLabels": {"semipd.io/scrapes-metrics": "true"}}}
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": metadata(effective),
+        "spec": {
+            "podSelector": {"matchLabels": selector(effective.name)},
+            "policyTypes": ["Ingress"],
+            "ingress": [
+                {"ports": [{"port": HTTP_PORT, "protocol": "TCP"}]},
+                {"ports": [{"port": AGENT_PORT, "protocol": "TCP"}], "from": [operator, scrapers]},
+            ],
+        },
+    }

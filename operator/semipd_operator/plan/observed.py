@@ -1,0 +1,99 @@
+"""What was found of one service: the input of the plan. Read off the API's objects here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from semipd_core.api.partition import SemiPDPartition
+from semipd_core.api.service import Placement, SemiPDService
+
+Object = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodView:
+    name: str
+    uid: str
+    ip: str | None = None
+    node: str | None = None
+    is_ready: bool = False
+    is_leaving: bool = False
+    problem: str | None = None  # why it does not start, in the words of the kubelet or the scheduler
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadView:
+    """The Deployment or DaemonSet, as its controller last saw it."""
+
+    is_current: bool  # its controller has seen the last change
+    desired: int
+    ready: int
+    updated: int
+    available: int
+    is_stuck: bool = False  # no progress within its deadline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    service: SemiPDService
+    workload: WorkloadView | None = None
+    pods: tuple[PodView, ...] = ()
+    partitions: Mapping[str, SemiPDPartition] = field(default_factory=dict)  # by name, which is the pod's
+
+
+def view_workload(found: Object) -> WorkloadView:
+    spec, status = found.get("spec", {}), found.get("status", {})
+    is_current = status.get("observedGeneration", 0) >= found["metadata"].get("generation", 0)
+    if found.get("kind") == "DaemonSet":
+        return WorkloadView(
+            is_current=is_current,
+            desired=status.get("desiredNumberScheduled", 0),
+            ready=status.get("numberReady", 0),
+            updated=status.get("updatedNumberScheduled", 0),
+            available=status.get("numberAvailable", 0),
+        )
+    return WorkloadView(
+        is_current=is_current,
+        desired=spec.get("replicas", 1),
+        ready=status.get("readyReplicas", 0),
+        updated=status.get("updatedReplicas", 0),
+        available=status.get("availableReplicas", 0),
+        is_stuck=_condition(found, "Progressing").get("reason") == "ProgressDeadlineExceeded",
+    )
+
+
+def workload_kind(service: SemiPDService) -> str:
+    return "DaemonSet" if service.spec.placement is Placement.EVERY_NODE else "Deployment"
+
+
+def view_pod(found: Object) -> PodView:
+    metadata, status = found["metadata"], found.get("status", {})
+    return PodView(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        ip=status.get("podIP"),
+        node=found.get("spec", {}).get("nodeName"),
+        is_ready=_condition(found, "Ready").get("status") == "True",
+        is_leaving="deletionTimestamp" in metadata,
+        problem=_problem(found),
+    )
+
+
+def _problem(pod: Object) -> str | None:
+    scheduled = _condition(pod, "PodScheduled")
+    if scheduled.get("status") == "False":
+        return f"{scheduled.get('reason', 'Unschedulable')}: {scheduled.get('message', '')}".rstrip(": ")
+    for container in pod.get("status", {}).get("containerStatuses", []):
+        waiting = container.get("state", {}).get("waiting")
+        if waiting and waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
+            last = container.get("lastState", {}).get("terminated", {}).get("message", "")
+            said = waiting.get("message") or last
+            return f"{waiting['reason']}: {last.strip() or said}".rstrip(": ")
+    return None
+
+
+def _condition(found: Object, kind: str) -> Mapping[str, str]:
+    conditions = found.get("status", {}).get("conditions", [])
+    return next((condition for condition in conditions if condition.get("type") == kind), {})

@@ -1,0 +1,54 @@
+"""Children of other projects' kinds: built where the kind is there."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from semipd_core.api.service import Routing
+from semipd_operator.plan.effective import Effective
+from semipd_operator.plan.naming import HTTP_PORT, selector
+from semipd_operator.plan.pod import Manifest
+from semipd_operator.plan.workload import metadata
+
+POD_MONITOR = "monitoring.coreos.com/v1/PodMonitor"
+INFERENCE_POOL = "inference.networking.k8s.io/v1/InferencePool"
+PICKER_PORT = 9002  # of an endpoint picker's ext-proc server
+
+
+def build_optional(effective: Effective, kinds: Collection[str]) -> list[Manifest]:
+    """`kinds`: those of the constants above that the cluster has."""
+    children = []
+    if POD_MONITOR in kinds:
+        children.append(_pod_monitor(effective))
+    if effective.spec.routing is Routing.INFERENCE_POOL and INFERENCE_POOL in kinds:
+        children.append(_inference_pool(effective))
+    return children
+
+
+def _pod_monitor(effective: Effective) -> Manifest:
+    return {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "PodMonitor",
+        "metadata": metadata(effective),
+        "spec": {
+            "selector": {"matchLabels": selector(effective.name)},
+            "podMetricsEndpoints": [
+                {"port": "agent", "path": "/metrics"},
+                {"port": "http", "path": "/metrics"},
+            ],
+        },
+    }
+
+
+def _inference_pool(effective: Effective) -> Manifest:
+    """The endpoint picker is the platform's; by convention its Service is the pool's name with `-epp`."""
+    return {
+        "apiVersion": "inference.networking.k8s.io/v1",
+        "kind": "InferencePool",
+        "metadata": metadata(effective),
+        "spec": {
+            "selector": {"matchLabels": selector(effective.name)},
+            "targetPorts": [{"number": HTTP_PORT}],
+            "endpointPickerRef": {"name": f"{effective.name}-epp", "port": {"number": PICKER_PORT}},
+        },
+    }

@@ -1,0 +1,148 @@
+"""The status of a service: counts, shares, SLO, last decisions, conditions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from semipd_core.api.conditions import Condition, ConditionType, find_condition, set_condition
+from semipd_core.api.fields import PartitionSplit
+from semipd_core.api.service import DecisionRecord, ServiceStatus, SloStatus
+from semipd_core.cluster.state import DECISIONS_KEPT, ClusterRound, ClusterState, TimedDecision
+from semipd_core.errors import InvalidSpec
+from semipd_core.partition import Partition
+from semipd_core.telemetry import SloTargets
+from semipd_operator.plan import conditions
+from semipd_operator.plan.naming import selector, selector_text
+from semipd_operator.plan.observed import Observed
+
+ATTAINMENT_STEP_PERMILLE = (
+    10  # coarser than what a window's luck moves, so that a quiet service is not written
+)
+LATENCY_STEP_PERMILLE = 100  # of the value
+MEASURED = (ConditionType.METRICS_AVAILABLE, ConditionType.SLO_MET)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loop:
+    """What the cluster loop last said of the service."""
+
+    state: ClusterState
+    round: ClusterRound
+    slo: SloTargets
+
+
+def build_status(
+    observed: Observed, loop: Loop | None, defect: InvalidSpec | None, now: str
+) -> ServiceStatus:
+    """`now` is RFC 3339, for conditions that flip. Equal observations give an equal status."""
+    service, workload = observed.service, observed.workload
+    old = service.status or ServiceStatus()
+    found = _conditions(observed, loop, defect)
+    if loop is None:  # the operator starts anew: what the last one saw holds until the first look
+        found = [
+            each
+            for each in found
+            if each.type not in MEASURED or not find_condition(old.conditions, each.type)
+        ]
+    for condition in found:
+        observed_at = replace(condition, observed_generation=service.metadata.generation)
+        old = replace(old, conditions=set_condition(old.conditions, observed_at, now))
+    return ServiceStatus(
+        observed_generation=service.metadata.generation,
+        replicas=workload.desired if workload else 0,
+        ready_replicas=workload.ready if workload else 0,
+        updated_replicas=workload.updated if workload else 0,
+        selector=selector_text(selector(service.metadata.name)),
+        requested=_split(loop.state.target) if loop else old.requested,
+        granted=granted_by_most(observed) or old.granted,
+        slo=_slo(loop, old.slo) if loop else old.slo,
+        decisions=_decisions(loop.state, old.decisions) if loop else old.decisions,
+        conditions=old.conditions,
+    )
+
+
+def granted_by_most(observed: Observed) -> PartitionSplit | None:
+    """The split that most engines run; of equally common ones, the smallest."""
+    counts = Counter(
+        (engine.granted.prefill_percent, engine.granted.decode_percent)
+        for partition in observed.partitions.values()
+        if partition.status is not None
+        for engine in partition.status.engines
+        if engine.granted is not None
+    )
+    if not counts:
+        return None
+    prefill, decode = min(counts, key=lambda split: (-counts[split], split))
+    return PartitionSplit(prefill_percent=prefill, decode_percent=decode)
+
+
+def _conditions(observed: Observed, loop: Loop | None, defect: InvalidSpec | None) -> Sequence[Condition]:
+    round_ = loop.round if loop else None
+    resources = observed.service.spec.resources
+    engines = resources.engines_per_pod * sum(not pod.is_leaving for pod in observed.pods)
+    parts = [
+        conditions.engines_ready(observed),
+        conditions.progressing(observed),
+        conditions.partition_applied(observed),
+        conditions.metrics_available(round_, engines),
+        conditions.slo_met(round_, observed.service.spec.slo),
+        conditions.degraded(observed, defect),
+    ]
+    return [conditions.ready(parts), *parts]
+
+
+def _slo(loop: Loop, old: SloStatus | None) -> SloStatus | None:
+    """A value moves only by a step: figures that change at every look would be a write at every look."""
+    window, slo, last = loop.round.window, loop.slo, old or SloStatus()
+    found = SloStatus(
+        attainment_permille=_stepped(
+            last.attainment_permille, window.attainment_permille, ATTAINMENT_STEP_PERMILLE
+        ),
+        ttft_milliseconds=_near(last.ttft_milliseconds, window.ttft_percentile_ms(slo.ttft_percentile)),
+        tpot_milliseconds=_near(last.tpot_milliseconds, window.tpot_percentile_ms(slo.tpot_percentile)),
+    )
+    return None if found == SloStatus() else found
+
+
+def _stepped(old: int | None, new: int | None, step: int) -> int | None:
+    return old if old is not None and new is not None and abs(new - old) < step else new
+
+
+def _near(old: int | None, new: float | None) -> int | None:
+    if new is None:
+        return None
+    return _stepped(old, round(new), max(1, round(new) * LATENCY_STEP_PERMILLE // 1000))
+
+
+def _decisions(state: ClusterState, old: Sequence[DecisionRecord]) -> tuple[DecisionRecord, ...]:
+    """Those of the loop before older ones. A hold that goes on keeps the words of its first look, also over a restart."""
+    known = {_key(record): record for record in old}
+    found = [_record(timed, state.decision_id) for timed in state.decisions]
+    found = [known.get(_key(record), record) for record in found]
+    if not found:
+        return tuple(old)
+    older = [record for record in old if record.time < found[-1].time]
+    if older and _key(older[0])[1:] == _key(found[-1])[1:]:
+        found.pop()
+    return tuple([*found, *older][:DECISIONS_KEPT])
+
+
+def _key(record: DecisionRecord) -> tuple[str, str, PartitionSplit]:
+    return record.time, record.reason, record.partition
+
+
+def _record(timed: TimedDecision, decision_id: str) -> DecisionRecord:
+    return DecisionRecord(
+        time=datetime.fromtimestamp(timed.at_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        decision_id=decision_id,
+        partition=_split(timed.decision.partition),
+        reason=timed.decision.reason,
+        message=timed.decision.message,
+    )
+
+
+def _split(partition: Partition) -> PartitionSplit:
+    return PartitionSplit(prefill_percent=partition.prefill_percent, decode_percent=partition.decode_percent)

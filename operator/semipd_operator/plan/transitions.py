@@ -1,0 +1,53 @@
+"""Which changes of a service are worth an Event? Conditions that flip, and decisions that move the split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from semipd_core.api.conditions import Condition, ConditionStatus, ConditionType, find_condition
+from semipd_core.api.service import ServiceStatus
+
+# With a status that is a reason to look.
+_BAD = {
+    ConditionType.READY: ConditionStatus.FALSE,
+    ConditionType.SLO_MET: ConditionStatus.FALSE,
+    ConditionType.METRICS_AVAILABLE: ConditionStatus.FALSE,
+    ConditionType.DEGRADED: ConditionStatus.TRUE,
+}
+_TOLD = (ConditionType.READY, ConditionType.SLO_MET, ConditionType.DEGRADED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transition:
+    reason: str  # CamelCase; with the object, what makes two events the same
+    note: str
+    is_warning: bool = False
+
+
+def find_transitions(old: ServiceStatus | None, new: ServiceStatus) -> Iterator[Transition]:
+    """A service that is seen for the first time has none: its history is not known."""
+    if old is None:
+        return
+    for kind in _TOLD:
+        before, now = find_condition(old.conditions, kind), find_condition(new.conditions, kind)
+        if before is not None and now is not None and _is_told(before, now):
+            yield Transition(
+                reason=_name(now),
+                note=f"{now.reason}: {now.message}".rstrip(": "),
+                is_warning=_BAD[kind] is now.status,
+            )
+    if old.requested is not None and new.requested is not None and old.requested != new.requested:
+        latest = new.decisions[0] if new.decisions else None
+        why = f": {latest.reason}: {latest.message}" if latest and latest.partition == new.requested else ""
+        split = f"({new.requested.prefill_percent}, {new.requested.decode_percent})"
+        yield Transition(reason="SplitMoved", note=f"the split moves to {split}{why}")
+
+
+def _is_told(before: Condition, now: Condition) -> bool:
+    """From and to Unknown is no news: nothing is known."""
+    return before.status is not now.status and ConditionStatus.UNKNOWN not in (before.status, now.status)
+
+
+def _name(condition: Condition) -> str:
+    return condition.type if condition.status is ConditionStatus.TRUE else f"Not{condition.type}"

@@ -1,0 +1,87 @@
+"""The Deployment or the DaemonSet of a service, and what keeps it up while nodes drain."""
+
+from __future__ import annotations
+
+from semipd_core.api.service import Placement
+from semipd_operator.plan.effective import Effective
+from semipd_operator.plan.naming import labels, selector
+from semipd_operator.plan.pod import Manifest, pod_template
+
+PROGRESS_DEADLINE_S = 1800  # a first start may fetch tens of GB
+REVISIONS_KEPT = 5
+
+
+def build_workload(effective: Effective) -> Manifest:
+    """Absent `replicas` stay absent: an autoscaler may own them."""
+    if effective.spec.placement is Placement.EVERY_NODE:
+        return _daemon_set(effective)
+    return _deployment(effective)
+
+
+def build_disruption_budget(effective: Effective) -> Manifest:
+    """One pod at a time: a node drain waits until the pod that it took is replaced."""
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": metadata(effective),
+        "spec": {
+            "maxUnavailable": 1,
+            "selector": {"matchLabels": selector(effective.name)},
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        },
+    }
+
+
+def metadata(effective: Effective, suffix: str = "") -> Manifest:
+    """Of a child: owned by the service, so that it goes with it and needs no finalizer."""
+    owner = {
+        "apiVersion": "semipd.io/v1alpha1",
+        "kind": "SemiPDService",
+        "name": effective.name,
+        "uid": effective.uid,
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }
+    return {
+        "name": effective.name + suffix,
+        "namespace": effective.namespace,
+        "labels": labels(effective.name),
+        "ownerReferences": [owner],
+    }
+
+
+def _deployment(effective: Effective) -> Manifest:
+    rollout = effective.spec.rollout
+    spec: Manifest = {
+        "selector": {"matchLabels": selector(effective.name)},
+        "strategy": {
+            "type": "RollingUpdate",
+            "rollingUpdate": {"maxSurge": rollout.max_surge, "maxUnavailable": rollout.max_unavailable},
+        },
+        "progressDeadlineSeconds": PROGRESS_DEADLINE_S,
+        "revisionHistoryLimit": REVISIONS_KEPT,
+        "template": pod_template(effective),
+    }
+    if effective.spec.replicas is not None:
+        spec["replicas"] = effective.spec.replicas
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata(effective), "spec": spec}
+
+
+def _daemon_set(effective: Effective) -> Manifest:
+    """A DaemonSet takes either a surge or an outage, not both: a surge where the service allows one."""
+    rollout = effective.spec.rollout
+    surge = rollout.max_surge > 0 and effective.gpus_per_pod == 0  # a node has no second set of GPUs
+    update = (
+        {"maxSurge": rollout.max_surge, "maxUnavailable": 0}
+        if surge
+        else {"maxSurge": 0, "maxUnavailable": max(1, rollout.max_unavailable)}
+    )
+    template = pod_template(effective)
+    del template["spec"]["topologySpreadConstraints"]
+    spec = {
+        "selector": {"matchLabels": selector(effective.name)},
+        "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": update},
+        "revisionHistoryLimit": REVISIONS_KEPT,
+        "template": template,
+    }
+    return {"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": metadata(effective), "spec": spec}

@@ -1,0 +1,157 @@
+"""One turn for one service: observe, plan, apply. Any event, of the service or of a child, ends here, and so does a resync."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from semipd_core.api import codec
+from semipd_core.api.conditions import Condition, ConditionStatus, ConditionType, set_condition
+from semipd_core.api.service import SemiPDService
+from semipd_core.errors import InvalidSpec
+from semipd_operator.apply.applier import Applier, FieldOwned
+from semipd_operator.apply.recorder import Recorder
+from semipd_operator.observe.world import World
+from semipd_operator.plan.class_choice import choose_class
+from semipd_operator.plan.guard_rails import gpus_per_pod
+from semipd_operator.plan.observed import Observed
+from semipd_operator.plan.partitions import is_asked
+from semipd_operator.plan.plan import Admission, Installation, Plan, admit, build_plan
+from semipd_operator.plan.transitions import find_transitions
+from semipd_operator.rounds import Looped, Rounds
+from semipd_shell import log
+from semipd_shell.informer import Key
+
+_log = log.logger(__name__)
+
+
+class Reconciler:
+    def __init__(
+        self,
+        world: World,
+        applier: Applier,
+        rounds: Rounds,
+        installation: Installation,
+        recorder: Recorder,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._world, self._applier, self._rounds = world, applier, rounds
+        self._installation = installation
+        self._recorder = recorder
+        self._now = now
+
+    async def reconcile(self, key: Key) -> None:
+        """Raises: Fenced, ApiError, httpx2.HTTPError: to be tried again."""
+        found = self._world.services.get(key)
+        if found is None or "deletionTimestamp" in found["metadata"]:
+            self._rounds.forget(key)
+            return
+        try:
+            observed = self._world.observe(key)
+            admission = admit(
+                observed, self._world.classes.values(), self._installation, self._others_gpus(key, observed)
+            )
+            looped = self._follow(key, observed, admission)
+        except InvalidSpec as error:
+            await self._refuse(key, error)
+            return
+        plan = build_plan(
+            observed,
+            admission,
+            self._installation,
+            wish=looped.wish if looped else None,
+            loop=looped.loop if looped else None,
+            now=self._time(),
+        )
+        await self._apply(key, observed, plan)
+
+    def _follow(self, key: Key, observed: Observed, admission: Admission) -> Looped | None:
+        """A service that its class refuses keeps the loop that it had."""
+        if admission.effective is None:
+            return self._rounds.services.get(key)
+        return self._rounds.follow(key, admission.effective, observed)
+
+    async def _apply(self, key: Key, observed: Observed, plan: Plan) -> None:
+        children = self._world.children(key)
+        conflicts = []
+        for manifest in plan.children:
+            name = (manifest["kind"], manifest["metadata"]["name"])
+            try:
+                await self._applier.apply(manifest, children.get(name))
+            except FieldOwned as error:
+                conflicts.append(str(error))
+        if plan.children:
+            wanted = {(manifest["kind"], manifest["metadata"]["name"]) for manifest in plan.children}
+            for kind, child in children.keys() - wanted:
+                await self._applier.delete(kind, key.namespace, child)
+        for manifest in plan.partitions:
+            await self._apply_partition(observed, manifest)
+        await self._apply_status(key, observed.service, plan, conflicts)
+
+    async def _apply_partition(self, observed: Observed, manifest: dict[str, Any]) -> None:
+        partition = observed.partitions.get(manifest["metadata"]["name"])
+        if partition is None or not is_asked(partition.spec, manifest["spec"]):
+            await self._applier.apply_partition(manifest)
+
+    async def _apply_status(self, key: Key, service: SemiPDService, plan: Plan, conflicts: list[str]) -> None:
+        status = plan.status
+        if conflicts:
+            condition = Condition(
+                type=ConditionType.DEGRADED,
+                status=ConditionStatus.TRUE,
+                reason="FieldOwned",
+                message="; ".join(sorted(conflicts))[:1024],
+                observed_generation=service.metadata.generation,
+            )
+            status = replace(status, conditions=set_condition(status.conditions, condition, self._time()))
+        encoded = codec.encode(status)
+        if encoded != self._world.services.get(key, {}).get("status"):
+            await self._applier.apply_status(key.name, key.namespace, encoded)
+            for transition in find_transitions(service.status, status):
+                await self._recorder.record(service, transition)
+        if plan.seeds_replicas:
+            await self._applier.seed_replicas(key.name, key.namespace)
+
+    async def _refuse(self, key: Key, error: InvalidSpec) -> None:
+        """Of what the API server let through: an object older than its schema, or bounds without a legal split."""
+        found = self._world.services[key]
+        status = dict(found.get("status") or {})
+        refused = {
+            "type": "Ready",
+            "status": "False",
+            "reason": "InvalidSpec",
+            "message": str(error)[:1024],
+            "observedGeneration": found["metadata"].get("generation", 0),
+        }
+        others = [condition for condition in status.get("conditions", []) if condition["type"] != "Ready"]
+        old: dict[str, Any] = next((c for c in status.get("conditions", []) if c["type"] == "Ready"), {})
+        if {**old, "lastTransitionTime": None} == {**refused, "lastTransitionTime": None}:
+            return
+        since = old["lastTransitionTime"] if old.get("status") == "False" else self._time()
+        status["conditions"] = [{**refused, "lastTransitionTime": since}, *others]
+        await self._applier.apply_status(key.name, key.namespace, status)
+
+    def _others_gpus(self, key: Key, observed: Observed) -> int:
+        """As deployed, of the other services of the same class in the namespace."""
+        classes = list(self._world.classes.values())
+        own = choose_class(observed.service, classes)
+        if own.spec.gpu_budget is None:
+            return 0
+        total = 0
+        for other in [
+            each for each in self._world.services if each.namespace == key.namespace and each != key
+        ]:
+            try:
+                service = codec.decode_service(self._world.services[other])
+            except InvalidSpec:
+                continue
+            choice = choose_class(service, classes)
+            workload = self._world.workload(other, service)
+            if choice.name == own.name and workload is not None:
+                total += gpus_per_pod(service.spec, choice.spec) * workload.desired
+        return total
+
+    def _time(self) -> str:
+        return self._now().strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,155 @@
+"""The cluster loop over the fleet: each round scrapes every agent once and lets each service's loop take one step."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from semipd_core.cluster import loop as cluster
+from semipd_core.cluster.state import ClusterConfig, ClusterRound, ClusterState
+from semipd_core.partition import Wish
+from semipd_core.telemetry import EngineReport
+from semipd_operator.observe.scrape import Scraper
+from semipd_operator.plan.effective import Effective
+from semipd_operator.plan.loop_settings import fit_state, loop_config, resume_state, wish_of
+from semipd_operator.plan.observed import Observed, PodView
+from semipd_operator.plan.status import Loop
+from semipd_shell import log
+from semipd_shell.informer import Key
+
+DEADLINE_SHARE = 0.8  # of a round, for the scrape
+
+_log = log.logger(__name__)
+
+
+@dataclass(slots=True)
+class Looped:
+    """One service's loop. `round` is None until the first look."""
+
+    config: ClusterConfig
+    state: ClusterState
+    round: ClusterRound | None = None
+
+    @property
+    def wish(self) -> Wish:
+        return wish_of(self.state, self.config)
+
+    @property
+    def loop(self) -> Loop | None:
+        if self.round is None:
+            return None
+        return Loop(state=self.state, round=self.round, slo=self.config.slo)
+
+
+class Rounds:
+    """`pods_of` gives the pods of a service; `on_news` is called for a service whose loop says something new."""
+
+    def __init__(
+        self,
+        scraper: Scraper,
+        round_s: float,
+        pods_of: Callable[[Key], list[PodView]],
+        on_news: Callable[[Key], None],
+        now_s: Callable[[], float] = time.time,
+    ) -> None:
+        self.services: dict[Key, Looped] = {}
+        self.last_round_s = 0.0  # how long it took
+        self._scraper = scraper
+        self._round_s = round_s
+        self._pods_of = pods_of
+        self._on_news = on_news
+        self._now_s = now_s
+
+    def follow(self, key: Key, effective: Effective, observed: Observed) -> Looped:
+        """The loop of a service that its class admits. Raises: InvalidSpec if the bounds hold no legal split."""
+        config = loop_config(effective, self._round_s)
+        looped = self.services.get(key)
+        if looped is None:
+            looped = Looped(config=config, state=resume_state(config, observed.partitions.values()))
+            self.services[key] = looped
+        elif looped.config != config:
+            looped.config = config
+            looped.state = fit_state(looped.state, config, self._now_s())
+        return looped
+
+    def forget(self, key: Key) -> None:
+        self.services.pop(key, None)
+
+    async def run(self, is_leading: Callable[[], bool]) -> None:
+        while True:
+            started_s = time.monotonic()
+            if is_leading():
+                await self.look()
+            self.last_round_s = time.monotonic() - started_s
+            await asyncio.sleep(max(0.0, self._round_s - self.last_round_s))
+
+    async def look(self) -> None:
+        pods = {key: self._pods_of(key) for key in self.services}
+        addresses = {
+            _name(key, pod): pod.ip
+            for key, found in pods.items()
+            for pod in found
+            if pod.ip and not pod.is_leaving
+        }
+        reports = await self._scraper.scrape(addresses, DEADLINE_SHARE * self._round_s)
+        for key, found in pods.items():
+            looped = self.services.get(key)
+            if looped is not None:
+                self._step(key, looped, _by_engine(key, found, reports))
+            await asyncio.sleep(0)
+
+    def _step(self, key: Key, looped: Looped, reports: Mapping[str, EngineReport | None]) -> None:
+        before = _gist(looped)
+        looped.state, looped.round = cluster.step(looped.state, looped.config, reports, self._now_s())
+        if looped.round.changed:
+            decision = looped.round.decision
+            _log.info(
+                "moves",
+                service="/".join(key),
+                to=str(decision.partition),
+                reason=decision.reason,
+                message=decision.message,
+            )
+        if _gist(looped) != before:
+            self._on_news(key)
+
+
+def _name(key: Key, pod: PodView) -> str:
+    return f"{key.namespace}/{pod.name}"
+
+
+def _by_engine(
+    key: Key, pods: list[PodView], reports: Mapping[str, list[EngineReport]]
+) -> dict[str, EngineReport | None]:
+    """A pod that does not answer is one engine without data."""
+    found: dict[str, EngineReport | None] = {}
+    for pod in pods:
+        name = _name(key, pod)
+        if pod.is_leaving:
+            continue
+        if name not in reports:
+            found[name] = None
+        for report in reports.get(name, []):
+            found[report.engine_id] = report
+    return found
+
+
+def _gist(looped: Looped) -> tuple[object, ...]:
+    """What of a loop shows in the service's status, coarsely: what does not change it need not be looked at."""
+    if looped.round is None:
+        return ()
+    window, slo = looped.round.window, looped.config.slo
+    latencies = (
+        window.ttft_percentile_ms(slo.ttft_percentile),
+        window.tpot_percentile_ms(slo.tpot_percentile),
+    )
+    return (
+        looped.state.decision_id,
+        looped.round.decision.reason,
+        looped.round.window_state,
+        window.engines,
+        None if window.attainment_permille is None else window.attainment_permille // 10,
+        *(None if ms is None else f"{ms:.1e}" for ms in latencies),
+    )

@@ -1,0 +1,38 @@
+"""Settings of the operator, from the environment: `SEMIPD_OPERATOR_ROUND_SECONDS=15`."""
+
+from __future__ import annotations
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from semipd_core.errors import InvalidSpec
+from semipd_operator.plan.naming import AGENT_PORT
+
+_PREFIX = "SEMIPD_OPERATOR_"
+
+
+class OperatorSettings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="ignore")
+
+    engine_image: str = Field(min_length=1)  # of services whose class names none
+    namespace: str = "semipd-system"  # the operator's own: its Lease, and what agents let scrape them
+    watch_namespace: str | None = None  # None: the whole cluster
+    identity: str = Field("semipd-operator", min_length=1)  # of this pod among the operator's pods
+    round_seconds: float = Field(15.0, ge=0.5, le=600.0)  # between two looks of the cluster loop
+    resync_seconds: float = Field(
+        300.0, ge=10.0, le=86_400.0
+    )  # all services are looked at again, changed or not
+    workers: int = Field(8, ge=1, le=64)
+    agent_port: int = Field(AGENT_PORT, ge=1, le=65_535)
+    health_port: int = Field(8080, ge=1, le=65_535)
+
+
+def read_settings() -> OperatorSettings:
+    """Raises: InvalidSpec naming the environment variable."""
+    try:
+        return OperatorSettings()
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]
+        variable = _PREFIX + "_".join(map(str, detail["loc"])).upper()
+        given = "" if detail["type"] == "missing" else detail["input"]
+        raise InvalidSpec(variable, given, detail["msg"]) from None

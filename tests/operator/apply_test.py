@@ -1,0 +1,76 @@
+"""When is a child written again? And whose edit is seen?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from semipd_operator.apply.applier import Applied, needs_apply
+from semipd_operator.observe.child import ChildView, view_child
+
+WANTED = "digest-new"
+
+
+def child(version: str = "5", digest: str | None = WANTED, *, was_edited: bool = False) -> ChildView:
+    return ChildView(service="chat", version=version, digest=digest, was_edited=was_edited)
+
+
+def applied(
+    digest: str = WANTED, before: str | None = "4", after: str = "5", *, is_seen: bool = False
+) -> Applied:
+    return Applied(digest=digest, before=before, after=after, is_seen=is_seen)
+
+
+@pytest.mark.parametrize(
+    ("found", "last", "expected"),
+    [
+        pytest.param(None, None, True, id="it is not there"),
+        pytest.param(child(), applied(), False, id="it is as we left it"),
+        pytest.param(
+            child(version="4", digest="digest-old"), applied(), False, id="the informer lags behind our write"
+        ),
+        pytest.param(None, applied(before=None), False, id="the informer has not seen that we made it"),
+        pytest.param(None, applied(before="4"), True, id="somebody deleted what was there before"),
+        pytest.param(None, applied(before=None, is_seen=True), True, id="somebody deleted what we had made"),
+        pytest.param(
+            child(digest="digest-old"), applied("digest-old"), True, id="another manifest is wanted"
+        ),
+        pytest.param(child(version="6"), applied(), True, id="somebody wrote since"),
+        pytest.param(child(), None, False, id="after a restart: it is what is wanted"),
+        pytest.param(child(was_edited=True), None, True, id="after a restart: somebody wrote after us"),
+        pytest.param(child(digest=None), None, True, id="after a restart: it is not ours yet"),
+    ],
+)
+def test_needs_apply(found: ChildView | None, last: Applied | None, expected: bool) -> None:
+    assert needs_apply(WANTED, found, last) is expected
+
+
+def managed(manager: str, time: str, subresource: str | None = None) -> dict[str, Any]:
+    entry = {"manager": manager, "time": time}
+    return entry if subresource is None else {**entry, "subresource": subresource}
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        pytest.param([managed("semipd-operator", "T2")], False, id="nobody else"),
+        pytest.param([managed("semipd-operator", "T2"), managed("kubectl", "T1")], False, id="before us"),
+        pytest.param([managed("semipd-operator", "T2"), managed("kubectl", "T3")], True, id="after us"),
+        pytest.param(
+            [managed("semipd-operator", "T2"), managed("kube-controller-manager", "T3", "status")],
+            False,
+            id="its status alone",
+        ),
+        pytest.param([managed("kubectl", "T3")], True, id="we never wrote it"),
+    ],
+)
+def test_an_edit_by_somebody_else_is_seen(entries: list[dict[str, Any]], expected: bool) -> None:
+    found = {"metadata": {"name": "chat", "resourceVersion": "9", "managedFields": entries}}
+    assert view_child(found).was_edited is expected
+
+
+def test_a_version_is_the_generation_where_there_is_one() -> None:
+    metadata = {"name": "chat", "resourceVersion": "9"}
+    assert view_child({"metadata": metadata}).version == "9"
+    assert view_child({"metadata": {**metadata, "generation": 2}}).version == "2"

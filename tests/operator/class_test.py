@@ -1,0 +1,132 @@
+"""Classes: which one holds, what it refuses and in which words, what it changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fleet_objects import observed, service, service_class, workload
+
+from semipd_core.api.fields import Device
+from semipd_operator.plan.class_choice import choose_class
+from semipd_operator.plan.plan import Installation, admit
+
+INSTALLATION = Installation(namespace="semipd-system", engine_image="semipd/engine:1")
+
+
+@pytest.mark.parametrize(
+    ("spec", "classes", "name"),
+    [
+        pytest.param({}, [], None, id="no class is there: built-in defaults"),
+        pytest.param({}, [service_class()], None, id="one is there and none is the default"),
+        pytest.param({}, [service_class(default=True)], "standard", id="the default one"),
+        pytest.param(
+            {},
+            [
+                service_class(name="old", default=True, created="2026-01-01T00:00:00Z"),
+                service_class(name="young", default=True, created="2026-02-01T00:00:00Z"),
+            ],
+            "young",
+            id="of two defaults the youngest",
+        ),
+        pytest.param(
+            {"classRef": {"name": "other"}},
+            [service_class(default=True), service_class(name="other")],
+            "other",
+            id="the one named before the default",
+        ),
+    ],
+)
+def test_the_class_that_holds(spec: dict[str, Any], classes: list[Any], name: str | None) -> None:
+    choice = choose_class(service(**spec), classes)
+    assert (choice.name, choice.defect) == (name, None)
+
+
+@pytest.mark.parametrize(
+    ("spec", "cls", "others_gpus", "message"),
+    [
+        pytest.param(
+            {"classRef": {"name": "gold"}},
+            {},
+            0,
+            "spec.classRef.name: got 'gold', allowed: a SemiPDClass of this cluster (standard)",
+            id="a class that is not there",
+        ),
+        pytest.param(
+            {"partition": {"isolation": "Unified"}},
+            {"allowedIsolations": ["MPS", "GreenContext"]},
+            0,
+            "spec.partition.isolation: got 'Unified', allowed: one of Auto, MPS, GreenContext (by the class)",
+            id="an isolation that it does not allow",
+        ),
+        pytest.param(
+            {"partition": {"bounds": {"prefillMinPercent": 80, "prefillMaxPercent": 100}}},
+            {"bounds": {"prefillMinPercent": 20, "prefillMaxPercent": 60}},
+            0,
+            "spec.partition.bounds.prefillMinPercent: got '80..100', allowed: a part of 20..60 (by the class)",
+            id="bounds that have nothing in common with its own",
+        ),
+        pytest.param(
+            {"replicas": 3, "resources": {"gpusPerEngine": 2}},
+            {"gpuBudget": 8},
+            4,
+            "spec.replicas: got '6 GPUs', allowed: at most 4 of the 8 that the class allows in a namespace",
+            id="more GPUs than are left of its budget",
+        ),
+    ],
+)
+def test_a_service_that_breaks_its_class(
+    spec: dict[str, Any], cls: dict[str, Any], others_gpus: int, message: str
+) -> None:
+    admission = admit(
+        observed(service=service(**spec)), [service_class(default=True, **cls)], INSTALLATION, others_gpus
+    )
+    assert admission.effective is None
+    assert str(admission.defect) == message
+
+
+def test_a_budget_that_shrinks_stops_nothing_that_runs() -> None:
+    cls = service_class(default=True, gpuBudget=2)
+    running = observed(service=service(replicas=4), workload=workload(4))
+    assert admit(running, [cls], INSTALLATION, 0).defect is None
+    more = observed(service=service(replicas=5), workload=workload(4))
+    assert admit(more, [cls], INSTALLATION, 0).defect is not None
+
+
+def test_cpu_pods_cost_no_gpus() -> None:
+    cls = service_class(default=True, device="CPU", gpuBudget=0)
+    assert admit(observed(service=service(replicas=9)), [cls], INSTALLATION, 0).defect is None
+
+
+def test_what_a_class_changes() -> None:
+    cls = service_class(
+        default=True,
+        device="CPU",
+        image="mirror/engine:2",
+        bounds={
+            "prefillMinPercent": 30,
+            "prefillMaxPercent": 70,
+            "decodeMinPercent": 50,
+            "decodeMaxPercent": 90,
+        },
+        maxSwitchesPerHour=6,
+        nodeSelector={"pool": "gpu"},
+        runtimeClassName="nvidia",
+    )
+    spec = service(scheduling={"nodeSelector": {"zone": "a", "pool": "mine"}})
+    effective = admit(observed(service=spec), [cls], INSTALLATION, 0).effective
+    assert effective is not None
+    assert effective.device is Device.CPU
+    assert effective.image == "mirror/engine:2"
+    assert effective.max_switches_per_hour == 6
+    assert effective.spec.scheduling.node_selector == {"zone": "a", "pool": "gpu"}
+    assert effective.spec.scheduling.runtime_class_name == "nvidia"
+    bounds, initial = effective.spec.partition.bounds, effective.spec.partition.initial_split
+    assert (bounds.prefill_min_percent, bounds.prefill_max_percent) == (30, 70)
+    assert (initial.prefill_percent, initial.decode_percent) == (70, 90)
+
+
+def test_without_an_image_of_its_class_a_service_gets_that_of_the_operators_release() -> None:
+    effective = admit(observed(), [], INSTALLATION, 0).effective
+    assert effective is not None
+    assert effective.image == "semipd/engine:1"

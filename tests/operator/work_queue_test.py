@@ -1,0 +1,76 @@
+"""The queue: once each, never two turns of one key at a time, and nothing is forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from semipd_operator import work_queue
+from semipd_operator.work_queue import WorkQueue
+from semipd_shell.informer import Key
+
+A, B = Key("team", "a"), Key("team", "b")
+
+
+async def settle(queue: WorkQueue, workers: int = 4) -> None:
+    running = asyncio.create_task(queue.run(workers))
+    async with asyncio.timeout(5):
+        while len(queue):
+            await asyncio.sleep(0.001)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_key_that_was_added_often_gets_one_turn() -> None:
+    turns: Counter[Key] = Counter()
+
+    async def handle(key: Key) -> None:
+        turns[key] += 1
+
+    queue = WorkQueue(handle)
+    for key in (A, A, B, A):
+        queue.add(key)
+    await settle(queue)
+    assert turns == {A: 1, B: 1}
+
+
+async def test_a_key_that_is_added_during_its_turn_gets_one_more_and_never_two_at_once() -> None:
+    busy, most, turns = 0, 0, 0
+
+    async def handle(key: Key) -> None:
+        nonlocal busy, most, turns
+        busy, turns = busy + 1, turns + 1
+        most = max(most, busy)
+        if turns == 1:
+            queue.add(key)
+            queue.add(key)
+        await asyncio.sleep(0.01)
+        busy -= 1
+
+    queue = WorkQueue(handle)
+    queue.add(A)
+    await settle(queue)
+    assert (turns, most) == (2, 1)
+
+
+async def test_a_turn_that_fails_comes_again_and_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work_queue, "FIRST_DELAY_S", 0.01)
+    turns: list[Key] = []
+
+    async def handle(key: Key) -> None:
+        turns.append(key)
+        if turns.count(A) < 3 and key == A:
+            raise OSError("the API server is away")
+
+    queue = WorkQueue(handle)
+    running = asyncio.create_task(queue.run(1))
+    queue.add(A)
+    queue.add(B)
+    async with asyncio.timeout(5):
+        while turns.count(A) < 3:
+            await asyncio.sleep(0.001)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert Counter(turns) == {A: 3, B: 1}
