@@ -33,6 +33,7 @@ class Partitions:
         self._running = ExitStack()
         self.kubeconfig = self._running.enter_context(api_server_with_crds(directory))
         self._client = Client(KubeConfig.from_file(self.kubeconfig), trust_env=False)
+        self._running.callback(self._client.close)
 
     def ask(self, prefill: int, decision_id: str) -> None:
         manifest = {

@@ -40,8 +40,10 @@ def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def cluster(kubeconfig: Path) -> Cluster:
-    return Cluster(kubeconfig)
+def cluster(kubeconfig: Path) -> Iterator[Cluster]:
+    running = Cluster(kubeconfig)
+    yield running
+    running.client.close()
 
 
 @pytest.fixture(scope="module")
