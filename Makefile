@@ -62,7 +62,7 @@ cluster-down: ## end that Kubernetes, and remove what it left
 	@$(CLUSTER) down
 
 images: ## build the container images as root, without Docker and without a registry; prints their archives
-	@PYTHONPATH=e2e/images $(PYTHON) -m semipd_images build
+	@PYTHONPATH=e2e/images:e2e/cluster $(PYTHON) -m semipd_images build
 
 bench: $(SETUP) ## lane shares, live switches (minutes; results under bench/results)
 	@$(RUN)/semipd bench shares && $(RUN)/semipd bench switch

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from semipd_cli.settings import EngineSettings
-from semipd_core.agent_config import AgentConfig, KubernetesSettings, PartitionSettings
+from semipd_core.agent_config import AgentConfig, KubernetesSettings
 from semipd_core.api.fields import Device
 from semipd_core.api.model_uri import parse_model_uri
 from semipd_core.api.quantity import parse_bytes
 from semipd_core.api.service import (
     Dtype,
     HttpSpec,
-    IsolationChoice,
     ModelSpec,
-    PartitionSpec,
     Placement,
     SemiPDService,
     ServiceSpec,
-    SloSpec,
 )
 from semipd_core.errors import InvalidSpec
-from semipd_core.partition import Isolation
-from semipd_core.telemetry import SloTargets
+from semipd_core.service_settings import partition_settings, slo_targets
 
 _LOCAL_SCHEMES = ("builtin", "file", "hf")
 _MAX_ENGINES = 64
@@ -68,33 +64,6 @@ def build_agent_config(
         slo=slo_targets(spec.slo),
         partition=partition_settings(spec.partition),
         kubernetes=kubernetes,
-    )
-
-
-def slo_targets(slo: SloSpec) -> SloTargets:
-    return SloTargets(
-        ttft_percentile=slo.ttft.percentile,
-        ttft_ms=slo.ttft.target_milliseconds,
-        tpot_percentile=slo.tpot.percentile,
-        tpot_ms=slo.tpot.target_milliseconds,
-    )
-
-
-def partition_settings(partition: PartitionSpec) -> PartitionSettings:
-    """Isolation `Auto` on a CPU is the MPS form."""
-    automatic = partition.isolation is IsolationChoice.AUTO
-    initial, bounds = partition.initial_split, partition.bounds
-    return PartitionSettings(
-        mode=partition.mode.value,
-        policy=partition.policy.value,
-        isolation=Isolation.MPS if automatic else Isolation(partition.isolation.value),
-        initial_prefill_percent=initial.prefill_percent,
-        initial_decode_percent=initial.decode_percent,
-        prefill_min_percent=bounds.prefill_min_percent,
-        prefill_max_percent=bounds.prefill_max_percent,
-        decode_min_percent=bounds.decode_min_percent,
-        decode_max_percent=bounds.decode_max_percent,
-        cooldown_seconds=partition.cooldown_seconds,
     )
 
 

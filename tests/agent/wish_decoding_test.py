@@ -7,9 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from semipd_agent.wishes.decode import decode_wish, to_wish
+from semipd_agent.wishes.decode import decode_wish
 from semipd_core.errors import InvalidSpec
 from semipd_core.partition import Band, Partition
+from semipd_core.wishes import from_wire
 
 TARGET = {"prefillPercent": 60, "decodePercent": 100}
 BAND = {"prefillMinPercent": 40, "prefillMaxPercent": 80, "decodeMinPercent": 100, "decodeMaxPercent": 100}
@@ -17,7 +18,7 @@ WISH: dict[str, Any] = {"target": TARGET, "decisionId": "d-1"}
 
 
 def test_a_wish_without_a_band_allows_its_target_alone() -> None:
-    wish = to_wish(decode_wish(msgspec.json.encode(WISH)))
+    wish = from_wire(decode_wish(msgspec.json.encode(WISH)))
     assert wish.target == Partition(prefill_percent=60, decode_percent=100)
     assert wish.band == Band.only(wish.target)
     assert not wish.pinned
@@ -25,7 +26,7 @@ def test_a_wish_without_a_band_allows_its_target_alone() -> None:
 
 def test_a_wish_with_everything_is_taken_as_it_is() -> None:
     body = {**WISH, "band": BAND, "reason": "TPOTMissed", "message": "m", "pinned": True}
-    wish = to_wish(decode_wish(msgspec.json.encode(body)))
+    wish = from_wire(decode_wish(msgspec.json.encode(body)))
     assert (wish.decision_id, wish.reason, wish.message, wish.pinned) == ("d-1", "TPOTMissed", "m", True)
     assert wish.band.prefill_max_percent == 80
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import yaml
 from bad_classes_and_partitions import CLASSES, PARTITIONS
-from bad_manifest import BASES, Bad, By, changed
+from bad_manifest import BASES, Bad, By
 from bad_services import SERVICES
+from changed_manifest import changed
 from crd_files import CRDS, SERVICE, broken
 from schema_judge import build_judge, refused_path
 

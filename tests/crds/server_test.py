@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 from bad_classes_and_partitions import CLASSES, PARTITIONS
-from bad_manifest import BASES, Bad, changed
+from bad_manifest import BASES, Bad
 from bad_services import SERVICES
+from changed_manifest import changed
 from crd_files import DIRECTORY
 
 KUBECONFIG = os.environ.get("SEMIPD_TEST_KUBECONFIG")

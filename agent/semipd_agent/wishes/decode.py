@@ -10,7 +10,6 @@ import msgspec
 
 from semipd_core.agent_config import BandWire, PartitionWire, WishWire
 from semipd_core.errors import InvalidSpec
-from semipd_core.partition import Band, Partition, Wish
 
 PERCENT = "an integer in 1..100"
 
@@ -43,19 +42,6 @@ def decode_wish(data: bytes) -> WishWire:
         raise _explain(error, raw) from error
     _check(wire)
     return wire
-
-
-def to_wish(wire: WishWire) -> Wish:
-    target = Partition(prefill_percent=wire.target.prefill_percent, decode_percent=wire.target.decode_percent)
-    band = Band.only(target) if wire.band is None else Band(**msgspec.structs.asdict(wire.band))
-    return Wish(
-        target=target,
-        band=band,
-        decision_id=wire.decision_id,
-        reason=wire.reason,
-        message=wire.message,
-        pinned=wire.pinned,
-    )
 
 
 def _decode_json(data: bytes) -> Any:

@@ -6,14 +6,13 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 
-import msgspec
-
 from semipd_cli.agent_client import AgentClient
-from semipd_core.agent_config import AgentConfig, BandWire, PartitionWire, WishWire
+from semipd_core.agent_config import AgentConfig
 from semipd_core.cluster import loop as cluster
 from semipd_core.errors import InvalidSpec, NotReadyYet
-from semipd_core.partition import Band, Partition, Wish
+from semipd_core.partition import Wish
 from semipd_core.telemetry import EngineReport
+from semipd_core.wishes import from_wire, to_wire
 
 
 async def run_cluster_loop(
@@ -57,36 +56,6 @@ async def _put(client: AgentClient, wishes: Iterable[tuple[str, Wish]], say: Cal
             await client.put_wish(to_wire(wish), engine_id)
         except (InvalidSpec, NotReadyYet) as error:
             say(f"cluster: {engine_id} did not take {wish.target}: {error}")
-
-
-def from_wire(wish: WishWire) -> Wish:
-    target = Partition(prefill_percent=wish.target.prefill_percent, decode_percent=wish.target.decode_percent)
-    return Wish(
-        target=target,
-        band=Band.only(target) if wish.band is None else Band(**msgspec.structs.asdict(wish.band)),
-        decision_id=wish.decision_id,
-        reason=wish.reason,
-        message=wish.message,
-        pinned=wish.pinned,
-    )
-
-
-def to_wire(wish: Wish) -> WishWire:
-    return WishWire(
-        target=PartitionWire(
-            prefill_percent=wish.target.prefill_percent, decode_percent=wish.target.decode_percent
-        ),
-        band=BandWire(
-            prefill_min_percent=wish.band.prefill_min_percent,
-            prefill_max_percent=wish.band.prefill_max_percent,
-            decode_min_percent=wish.band.decode_min_percent,
-            decode_max_percent=wish.band.decode_max_percent,
-        ),
-        decision_id=wish.decision_id,
-        reason=wish.reason,
-        message=wish.message,
-        pinned=wish.pinned,
-    )
 
 
 class DecisionLog:

@@ -11,7 +11,9 @@ from fractions import Fraction
 
 from semipd_core.errors import InvalidSpec
 
-_FORM = re.compile(r"(\d{1,20}(?:\.\d{0,9})?|\.\d{1,9})(Ki|Mi|Gi|Ti|Pi|Ei|m|k|M|G|T|P|E|[eE][+-]?\d{1,2})?")
+_FORM = re.compile(
+    r"(\d{1,20}(?:\.\d{0,9})?|\.\d{1,9})(Ki|Mi|Gi|Ti|Pi|Ei|m|k|M|G|T|P|E|[eE][+-]?\d{1,2})?", re.ASCII
+)
 _FACTORS = {
     "": Fraction(1),
     "m": Fraction(1, 1000),

@@ -22,7 +22,7 @@ class ClassSpec:
     allowed_isolations: tuple[Isolation, ...] = tuple(Isolation)
     bounds: ShareBounds = field(default_factory=ShareBounds)  # a service's bounds are cut to these
     max_switches_per_hour: Positive = 12  # of each engine's band
-    gpu_budget: Count | None = None  # GPUs of all services of the class; None: no limit
+    gpu_budget: Count | None = None  # GPUs of the class's services in one namespace; None: no limit
     node_selector: Mapping[str, str] = field(default_factory=dict)
     runtime_class_name: DnsSubdomain | None = None
 

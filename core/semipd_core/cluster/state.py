@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from semipd_core.agent_config import AgentConfig
+from semipd_core.agent_config import AgentConfig, PartitionSettings
 from semipd_core.latency.nexus import StepModel
 from semipd_core.latency.semi_pd import SemiPdModel
 from semipd_core.latency.share_curve import TURNS, ShareCurve
@@ -44,7 +44,13 @@ class ClusterConfig:
     @classmethod
     def of(cls, config: AgentConfig) -> ClusterConfig:
         """For the engines that `config` describes."""
-        partition = config.partition
+        return cls.of_settings(config.partition, config.slo, takes_turns=config.device == "CPU")
+
+    @classmethod
+    def of_settings(
+        cls, partition: PartitionSettings, slo: SloTargets, *, takes_turns: bool
+    ) -> ClusterConfig:
+        """With this class's times, which suit a loop that looks every second."""
         return cls(
             mode=partition.mode,
             policy=partition.policy,
@@ -53,10 +59,10 @@ class ClusterConfig:
                 prefill_percent=partition.initial_prefill_percent,
                 decode_percent=partition.initial_decode_percent,
             ),
-            bounds=bounds_of(config),
-            slo=config.slo,
+            bounds=bounds_of(partition),
+            slo=slo,
             cooldown_s=partition.cooldown_seconds,
-            takes_turns=config.device == "CPU",
+            takes_turns=takes_turns,
         )
 
     @property
@@ -65,8 +71,7 @@ class ClusterConfig:
         return legal_splits(self.isolation, self.bounds)
 
 
-def bounds_of(config: AgentConfig) -> Band:
-    partition = config.partition
+def bounds_of(partition: PartitionSettings) -> Band:
     return Band(
         prefill_min_percent=partition.prefill_min_percent,
         prefill_max_percent=partition.prefill_max_percent,

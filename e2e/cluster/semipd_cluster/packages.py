@@ -1,4 +1,4 @@
-"""Debian's packages that the nodes and their images need."""
+"""Debian's packages, those of the nodes first."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ NODE = (
     "util-linux",
     "openssl",
 )
-IMAGES = ("buildah", "debootstrap")
 POLICY = Path("/usr/sbin/policy-rc.d")
 
 

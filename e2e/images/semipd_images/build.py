@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from semipd_cluster.build import cache_directory
 from semipd_images import packages
 from semipd_images.base import base_key, ensure_base
 from semipd_images.progress import timed
@@ -28,7 +28,7 @@ class Archive:
 
 
 def images_directory() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "semipd" / "images"
+    return cache_directory() / "images"
 
 
 def archive_of(target: str) -> Archive:

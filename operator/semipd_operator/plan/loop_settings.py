@@ -8,12 +8,12 @@ from dataclasses import replace
 
 from semipd_core.api.fields import Device
 from semipd_core.api.partition import PodPartitionSpec, SemiPDPartition
-from semipd_core.api.service import IsolationChoice, PartitionMode
+from semipd_core.api.service import PartitionMode
 from semipd_core.cluster.loop import initial_state
 from semipd_core.cluster.state import ClusterConfig, ClusterState, band_around, decision_id_at
-from semipd_core.partition import Band, Isolation, Partition, Wish
+from semipd_core.partition import Band, Partition, Wish
 from semipd_core.policies.splits import nearest_split
-from semipd_core.telemetry import SloTargets
+from semipd_core.service_settings import partition_settings, slo_targets
 from semipd_operator.plan.effective import Effective
 
 ROUNDS_PER_WINDOW = 4
@@ -22,32 +22,17 @@ MIN_WINDOW_S = 20.0
 
 def loop_config(effective: Effective, round_s: float) -> ClusterConfig:
     """`round_s`: the time from one look to the next."""
-    partition, slo = effective.spec.partition, effective.spec.slo
-    initial, bounds = partition.initial_split, partition.bounds
-    automatic = partition.isolation is IsolationChoice.AUTO
-    return ClusterConfig(
-        mode=partition.mode.value,
-        policy=partition.policy.value,
-        isolation=Isolation.MPS if automatic else Isolation(partition.isolation.value),
-        initial=Partition(prefill_percent=initial.prefill_percent, decode_percent=initial.decode_percent),
-        bounds=Band(
-            prefill_min_percent=bounds.prefill_min_percent,
-            prefill_max_percent=bounds.prefill_max_percent,
-            decode_min_percent=bounds.decode_min_percent,
-            decode_max_percent=bounds.decode_max_percent,
+    spec = effective.spec
+    return replace(
+        ClusterConfig.of_settings(
+            partition_settings(spec.partition),
+            slo_targets(spec.slo),
+            takes_turns=effective.device is Device.CPU,
         ),
-        slo=SloTargets(
-            ttft_percentile=slo.ttft.percentile,
-            ttft_ms=slo.ttft.target_milliseconds,
-            tpot_percentile=slo.tpot.percentile,
-            tpot_ms=slo.tpot.target_milliseconds,
-        ),
-        cooldown_s=partition.cooldown_seconds,
         moves_per_hour=effective.max_switches_per_hour,
         window_s=max(MIN_WINDOW_S, ROUNDS_PER_WINDOW * round_s),
         stale_after_s=2 * round_s,
         settle_s=2 * round_s,
-        takes_turns=effective.device is Device.CPU,
     )
 
 

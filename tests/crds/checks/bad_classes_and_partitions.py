@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from bad_manifest import ABSENT, CHOICE, PATTERN, REQUIRED, By, bad
+from bad_manifest import CHOICE, PATTERN, REQUIRED, By, bad
+from changed_manifest import ABSENT
 
 bad_class, bad_partition = partial(bad, kind="Class"), partial(bad, kind="Partition")
 BAND = {"prefillMinPercent": 60, "prefillMaxPercent": 90, "decodeMinPercent": 100, "decodeMaxPercent": 100}

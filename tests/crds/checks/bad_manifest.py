@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
+
+from changed_manifest import changed
 
 API = "semipd.io/v1alpha1"
 BASES: Mapping[str, Mapping[str, Any]] = {
@@ -24,7 +25,6 @@ BASES: Mapping[str, Mapping[str, Any]] = {
         "spec": {"target": {"prefillPercent": 80, "decodePercent": 100}, "decisionID": "7"},
     },
 }
-ABSENT = object()
 # Words of the API server.
 INTEGER = "must be of type int"  # "integer" or "int32"
 TEXT, OBJECT, QUANTITY = "must be of type string", "must be of type object", "must be of type integer,string"
@@ -51,21 +51,6 @@ class Bad:
     @property
     def manifest(self) -> dict[str, Any]:
         return changed(BASES[self.kind], self.changes)
-
-
-def changed(base: Mapping[str, Any], changes: Mapping[str, object]) -> dict[str, Any]:
-    """`base` with the value at each dotted path set, or left out where it is ABSENT."""
-    manifest = deepcopy(dict(base))
-    for path, value in changes.items():
-        *parents, last = path.split(".")
-        node = manifest
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        if value is ABSENT:
-            del node[last]
-        else:
-            node[last] = value
-    return manifest
 
 
 def bad(

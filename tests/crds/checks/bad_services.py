@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bad_manifest import ABSENT, CHOICE, INTEGER, OBJECT, PATTERN, QUANTITY, REQUIRED, TEXT, Bad, By, bad
+from bad_manifest import CHOICE, INTEGER, OBJECT, PATTERN, QUANTITY, REQUIRED, TEXT, Bad, By, bad
+from changed_manifest import ABSENT
 
 URI, RESOURCES, PARTITION = "spec.model.uri", "spec.resources", "spec.partition"
 BOUNDS, INITIAL, SCHEDULING = f"{PARTITION}.bounds", f"{PARTITION}.initial", "spec.scheduling"
