@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import dataclasses
 import itertools
+import signal
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -109,6 +110,7 @@ def _register_peers(benchmarks: argparse._SubParsersAction[argparse.ArgumentPars
 def run(args: argparse.Namespace) -> int:
     """0: all conditions hold. 1: one fails. Raises: InvalidSpec, SemipdError, OSError."""
     console = Console(soft_wrap=True, highlight=False, markup=False)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # so that its services end
     perform = {"shares": _run_shares, "switch": _run_switch, "peers": _run_peers}[args.benchmark]
     with tempfile.TemporaryDirectory(prefix="semipd-bench-") as directory:
         table, numbers, conditions = perform(args, Path(directory), console.print)
