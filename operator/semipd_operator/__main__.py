@@ -102,9 +102,13 @@ class Operator:
 
     async def _kopf(self) -> None:
         watched = self.settings.watch_namespace
+        identity: Any = (
+            self.settings.identity
+        )  # kopf would ask for the user's name, and a container's user has none
         await kopf.operator(
             registry=build_registry(self.world),
             settings=build_settings(),
+            identity=identity,
             namespaces=[watched] if watched else [],
             clusterwide=watched is None,
             standalone=True,
