@@ -65,7 +65,8 @@ class WishWire(Wire, frozen=True, kw_only=True):
     """A wish as `PUT /v1/wish` and `wish.json` carry it.
 
     `pinned`: only another pinned wish takes its place, or one whose `releases` is its `decision_id`. So a loop that decided
-    before it saw a wish by hand cannot undo it.
+    before it saw a wish by hand cannot undo it. `slo` and `policy` are what the service says now, where the agent is told of
+    it by its wishes; None: what it was started with.
     """
 
     target: PartitionWire
@@ -75,6 +76,8 @@ class WishWire(Wire, frozen=True, kw_only=True):
     message: str = ""
     pinned: bool = False
     releases: str | None = None
+    slo: SloTargets | None = None
+    policy: str | None = None
 
 
 class PartitionWire(Wire, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from semipd_core.engine_config import EngineConfig
 from semipd_core.slo.window import WindowRecorder
-from semipd_core.telemetry import FrontEndReport
+from semipd_core.telemetry import FrontEndReport, SloTargets
 from semipd_engine.frontend import api_errors, intake
 from semipd_engine.frontend.answers import Answer
 from semipd_engine.frontend.clock import Clock
@@ -32,9 +32,11 @@ class FrontEnd:
     model: ServedModel | None = None  # None: the memory server has not written it yet
     draining: bool = False
     num_in_flight: int = 0  # HTTP requests under /v1, until their last byte is written
+    slo: SloTargets = field(init=False)  # of requests that come from now on
     requests: OpenRequests = field(init=False)
 
     def __post_init__(self) -> None:
+        self.slo = self.config.slo
         self.requests = OpenRequests(self.clock, self.recorder, self.metrics, self.link.post)
 
     @property
@@ -46,7 +48,7 @@ class FrontEnd:
         return FrontEndReport(
             at_s=now_s,
             ready=self.is_ready,
-            slo=self.config.slo,
+            slo=self.slo,
             open_requests=self.requests.num_open,
             queued_requests=self.requests.num_queued,
             slots=self.recorder.slots(now_s),
@@ -72,7 +74,7 @@ class FrontEnd:
         record.generations = intake.build_generations(
             order,
             model,
-            self.config.slo,
+            self.slo,
             request_id=record.request_id,
             arrived_s=record.arrived_s,
             unique_id=self.requests.unique_id,

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from semipd_core.telemetry import SloTargets
 from semipd_engine.frontend import api_errors, intake, response_bodies
 from semipd_engine.frontend.access import Access
 from semipd_engine.frontend.answers import AnswerResponse
@@ -37,6 +38,7 @@ def build_app(front_end: FrontEnd, *, internal: bool) -> ASGIApp:
         table += [
             Route("/internal/window", routes.window),
             Route("/internal/drain", routes.drain, methods=["POST"]),
+            Route("/internal/slo", routes.set_slo, methods=["PUT"]),
         ]
     app = Starlette(
         routes=table,
@@ -86,6 +88,11 @@ class _Routes:
         """Not ready at once; the answer says what is still open."""
         self._front_end.draining = True
         return _json({"openRequests": self._front_end.num_in_flight})
+
+    async def set_slo(self, request: Request) -> Response:
+        """Of requests that come from now on; those that are open keep theirs."""
+        self._front_end.slo = msgspec.json.decode(await read_body(request), type=SloTargets)
+        return _json(self._front_end.slo)
 
     async def _answer(self, request: Request, read: intake.Reader, form: response_bodies.Form) -> Response:
         self._check_key(request)

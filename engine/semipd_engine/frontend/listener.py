@@ -13,6 +13,9 @@ from starlette.types import ASGIApp
 
 from semipd_core.errors import InvalidSpec
 
+# Longer than clients and load balancers keep theirs (5 to 60 s): who closes first must be who may send next, or a request
+# meets the closing of its connection.
+KEEP_ALIVE_S = 75
 BIND_PATIENCE_S = 3.0  # a process that has just died may still hold the port
 
 
@@ -40,6 +43,7 @@ def build_listener(app: ASGIApp) -> Listener:
             server_header=False,
             proxy_headers=False,
             timeout_graceful_shutdown=5,
+            timeout_keep_alive=KEEP_ALIVE_S,
         )
     )
 
