@@ -8,7 +8,7 @@ from typing import Literal
 from semipd_core.api.conditions import Condition
 from semipd_core.api.fields import NonEmpty, PartitionSplit, Percent
 from semipd_core.api.metadata import PodObjectMeta
-from semipd_core.api.service import PolicyName, SloSpec
+from semipd_core.api.slo import PolicyName, SloSpec
 from semipd_core.api.wire import wire
 
 

@@ -14,12 +14,10 @@ from semipd_core.api.fields import (
     Device,
     DnsSubdomain,
     LocalRef,
-    Milliseconds,
     ModelUriText,
     NonEmpty,
     PartitionSplit,
     Percent,
-    Percentile,
     Permille,
     Positive,
     Quantity,
@@ -29,6 +27,7 @@ from semipd_core.api.fields import (
     Toleration,
 )
 from semipd_core.api.metadata import ObjectMeta
+from semipd_core.api.slo import PolicyName, SloSpec
 from semipd_core.api.wire import Between, wire
 
 DEFAULT_SPLIT = PartitionSplit(prefill_percent=80, decode_percent=100)
@@ -56,11 +55,6 @@ class PartitionMode(StrEnum):
     AUTO = "Auto"
     ADVISORY = "Advisory"  # decides and says why, applies nothing
     STATIC = "Static"
-
-
-class PolicyName(StrEnum):
-    MODEL_PREDICTIVE = "ModelPredictive"
-    SLO_FEEDBACK = "SLOFeedback"
 
 
 class IsolationChoice(StrEnum):
@@ -91,26 +85,6 @@ class ModelSpec:
     served_name: NonEmpty | None = None  # None: derived from the URI
     dtype: Dtype = Dtype.AUTO
     max_context_tokens: Annotated[int, Between(1, 100_000_000)] | None = None  # None: what the model has
-
-
-@wire
-class TtftTarget:
-    percentile: Percentile = 90
-    target_milliseconds: Milliseconds = 400
-
-
-@wire
-class TpotTarget:
-    percentile: Percentile = 90
-    target_milliseconds: Milliseconds = 60
-
-
-@wire
-class SloSpec:
-    """Met while the attainment is at or above the lower of the two percentiles."""
-
-    ttft: TtftTarget = field(default_factory=TtftTarget)
-    tpot: TpotTarget = field(default_factory=TpotTarget)
 
 
 @wire

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from semipd_core.api.conditions import Condition, ConditionStatus, ConditionType
 from semipd_core.api.partition import EnginePartitionStatus, GpuHealth
-from semipd_core.api.service import SloSpec
+from semipd_core.api.slo import SloSpec
 from semipd_core.cluster.state import ClusterRound
 from semipd_core.errors import InvalidSpec
 from semipd_core.slo.pooled import WindowState
