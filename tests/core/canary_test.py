@@ -141,9 +141,9 @@ def test_what_failed_is_not_asked_for_again_for_a_while_nor_what_is_farther_that
     fleet.look()
     says.wanted = BAD
     stages(fleet, 20)
-    failed_s = fleet.state.refusal.at_s if fleet.state.refusal else math.inf
+    [refusal] = fleet.state.refusals
     says.wanted = at(20)
-    while fleet.now_s < failed_s + 116:
+    while fleet.now_s < refusal.at_s + 116:
         assert fleet.look().decision.partition == START
     assert stages(fleet, 3) == [0, 1]
 

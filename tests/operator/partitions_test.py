@@ -10,10 +10,11 @@ from semipd_core.api.partition import SemiPDPartition
 from semipd_core.cluster.loop import initial_state
 from semipd_core.cluster.state import ClusterConfig
 from semipd_core.partition import Band, Partition
-from semipd_operator.plan.loop_settings import fit_state, loop_config, resume_state, wish_of
+from semipd_operator.plan.loop_settings import fit_state, loop_config, wish_of
 from semipd_operator.plan.observed import Observed
 from semipd_operator.plan.partitions import build_partition, build_partitions, is_asked
 from semipd_operator.plan.plan import Installation, admit, build_plan
+from semipd_operator.plan.resume import resume_state
 
 INSTALLATION = Installation(namespace="semipd-system", engine_image="semipd/engine:1")
 ROUND_S = 15.0

@@ -63,7 +63,7 @@ def step(
         for engine_id, report in reports.items()
         if report is not None and is_fresh(report, now_s=now_s, stale_after_s=config.stale_after_s)
     }
-    state = learn_steps(state, fresh)
+    state = learn_steps(_forget_refusals(state, now_s), fresh)
     if in_force is not None and not in_force.decision_id.startswith(OWN_PREFIX):
         state = _adopt(state, config, in_force, now_s)
     pinned = config.pin is not None or (in_force is not None and in_force.pinned)
@@ -88,6 +88,10 @@ def step(
         window_state=inputs.window_state,
         changed=changed,
     )
+
+
+def _forget_refusals(state: ClusterState, now_s: float) -> ClusterState:
+    return replace(state, refusals=tuple(each for each in state.refusals if now_s < each.until_s))
 
 
 def _adopt(state: ClusterState, config: ClusterConfig, wish: Wish, now_s: float) -> ClusterState:
@@ -197,7 +201,7 @@ def _follow_canary(
         until_s=now_s + config.refused_for_s,
     )
     message = f"{canary.wish.target} is taken back to {state.target}: {trial.message}"
-    back = replace(state, canary=None, refusal=refusal, settled_s=now_s)
+    back = replace(state, canary=None, refusals=(refusal, *state.refusals), settled_s=now_s)
     return back, Decision(partition=state.target, reason=trial.reason, message=message), True
 
 

@@ -116,7 +116,7 @@ class ClusterState:
     point_s: float = float("-inf")  # when the curves got their last point
     decisions: tuple[TimedDecision, ...] = ()  # the last DECISIONS_KEPT, newest first; repeated holds are one
     canary: Canary | None = None
-    refusal: Refusal | None = None  # the last one
+    refusals: tuple[Refusal, ...] = ()  # that still hold, newest first
     proven: Band | None = None  # hull of the bands in which a judged window met the SLO
 
     @property
@@ -135,7 +135,7 @@ class ClusterState:
         return canary.wish if canary is not None and pod in canary.pods else self.wish
 
     def is_refused(self, split: Partition, now_s: float) -> bool:
-        return self.refusal is not None and self.refusal.holds_back(split, now_s)
+        return any(refusal.holds_back(split, now_s) for refusal in self.refusals)
 
     def asked(self, wish: Wish, now_s: float) -> ClusterState:
         """With `wish` asked of all pods, and windows that begin now."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from semipd_core.api import codec
 from semipd_core.api.fields import API_VERSION
 from semipd_core.api.partition import PodPartitionSpec
@@ -13,7 +15,7 @@ from semipd_operator.plan.pod import Manifest
 MAX_MESSAGE = 1024
 
 
-def build_partitions(observed: Observed, wishes: dict[str, Wish], usual: Wish) -> list[Manifest]:
+def build_partitions(observed: Observed, wishes: Mapping[str, Wish], usual: Wish) -> list[Manifest]:
     """One per pod that is not leaving. `wishes`: by pod, where the cluster loop asks for something else than `usual`."""
     return [
         build_partition(observed, pod, wishes.get(pod.name, usual))
