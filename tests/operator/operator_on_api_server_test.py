@@ -213,6 +213,8 @@ def test_a_missed_slo_moves_the_split_of_every_pod(
 
     def moved() -> bool:
         agents.reports = [slow_tokens(time.time())]
+        for name in ("moved-1", "moved-2"):
+            cluster.report_partition(name)  # a canary waits for it
         targets = [cluster.get("SemiPDPartition", name)["spec"]["target"] for name in ("moved-1", "moved-2")]
         return targets[0] == targets[1] and targets[0]["prefillPercent"] < 80
 

@@ -137,6 +137,7 @@ def _refusal(trial: CanaryStatus, base: Partition, config: ClusterConfig) -> Ref
 def _moves(specs: Specs, status: ServiceStatus, now_s: float) -> tuple[float, ...]:
     """When the loop decided, by the ids of what it decided: they carry the time."""
     ids = {spec.decision_id for spec in specs.values()} | {each.decision_id for each in status.decisions}
+    ids |= {status.canary.decision_id} if status.canary is not None else set()
     numbers = [name.removeprefix(OWN_PREFIX) for name in ids if name.startswith(OWN_PREFIX)]
     times = sorted(int(number) / 1000 for number in numbers if number.isdecimal())
     return tuple(at_s for at_s in times if 0 <= now_s - at_s < HOUR_S)
