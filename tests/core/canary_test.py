@@ -219,6 +219,23 @@ def test_few_requests_without_harm_let_it_pass_at_the_deadline(says: Says) -> No
     assert stages(fleet, 2 * math.ceil(DEADLINE_S / ROUND_S)) == [0, 1, 4]
 
 
+def test_a_canary_that_falls_silent_in_a_larger_stage_is_not_waited_for(says: Says) -> None:
+    fleet = plant(12)
+    says.wanted = GOOD
+    while len(fleet.running(GOOD)) < 3:
+        fleet.look()
+    fleet.pods["chat-1"].is_silent = True
+    assert stages(fleet, 20)[-1] == 12
+
+
+def test_harm_that_only_many_requests_can_show_takes_nothing_back(says: Says) -> None:
+    hardly_worse = {START: 880, GOOD: 870}
+    fleet = plant(8, attains=lambda split, _: hardly_worse[split], requests=1000)
+    fleet.look()
+    says.wanted = GOOD
+    assert stages(fleet, 60) == [0, 1, 2, 8]
+
+
 def test_a_new_pod_is_asked_for_what_the_majority_runs(says: Says) -> None:
     fleet = plant(4)
     says.wanted = GOOD

@@ -21,6 +21,7 @@ from semipd_core.telemetry import SLOT_SECONDS, SLOTS_KEPT, EngineReport
 
 FAILS_BELOW = 0.02  # chance of being so much worse without a cause, at a look; a stage has a few looks
 PASSES_ABOVE = 0.2  # between the two more evidence is waited for
+LEAST_HARM = 0.02  # of the requests: what many requests prove may still be too little to matter
 LONGEST_WINDOW_S = float((SLOTS_KEPT - 2) * SLOT_SECONDS)  # what agents still remember
 
 Fresh = Mapping[str, EngineReport]
@@ -47,7 +48,7 @@ def begin(fleet: Fleet, fresh: Fresh, wish: Wish, before: Verdicts, now_s: float
 def follow(canary: Canary, config: ClusterConfig, fleet: Fleet, fresh: Fresh, now_s: float) -> Trial:
     """One look at the canaries."""
     kept = _keep(canary, config, fleet, fresh)
-    kept = _note_grants(kept, fleet, now_s)
+    kept = _note_grants(kept, fleet, fresh, now_s)
     changed = kept.pods != canary.pods
     is_late = now_s - kept.stage_s >= config.canary_deadline_s
     if kept.granted_s is None:
@@ -93,7 +94,7 @@ class _Evidence:
         return f"{self.who}: {self.canaries} requests attained, {name} {self.rivals}"
 
     def chance(self, config: ClusterConfig) -> float:
-        """That canaries which are no worse show so many misses; 1 where they keep the SLO.
+        """That canaries which are no worse show so many misses; 1 where they keep the SLO, or miss it hardly more often.
 
         Without anything to compare with nothing is worse: the policy asked for the move by what it saw.
         """
@@ -101,7 +102,8 @@ class _Evidence:
             classify(self.window, config.slo) is WindowState.BAD
             and self.window.chance_of_misses(config.slo) <= MISS_CHANCE_MAX
         )
-        return chance_of_as_bad(self.canaries, self.rivals) if is_bad else 1.0
+        is_harm = self.canaries.miss_rate >= self.rivals.miss_rate + LEAST_HARM
+        return chance_of_as_bad(self.canaries, self.rivals) if is_bad and is_harm else 1.0
 
     def is_enough(self, config: ClusterConfig) -> bool:
         return self.canaries.judged >= config.canary_requests and self.seconds >= config.canary_window_s
@@ -144,12 +146,14 @@ def _keep(canary: Canary, config: ClusterConfig, fleet: Fleet, fresh: Fresh) -> 
     return replace(canary, pods=tuple(_fit(fleet, fresh)[:1]), granted_s=None)
 
 
-def _note_grants(canary: Canary, fleet: Fleet, now_s: float) -> Canary:
-    if canary.granted_s is not None or not canary.pods:
+def _note_grants(canary: Canary, fleet: Fleet, fresh: Fresh, now_s: float) -> Canary:
+    """Of a large fleet some pod is always out of order: who does not report is not waited for."""
+    if canary.granted_s is not None:
         return canary
-    applied = {pod.name: pod.applied_id for pod in fleet}
-    is_granted = all(applied.get(name) == canary.wish.decision_id for name in canary.pods)
-    return replace(canary, granted_s=now_s) if is_granted else canary
+    serving = set(_fit(fleet, fresh))
+    waited = [pod for pod in fleet if pod.name in canary.pods and pod.name in serving]
+    is_granted = all(pod.applied_id == canary.wish.decision_id for pod in waited)
+    return replace(canary, granted_s=now_s) if waited and is_granted else canary
 
 
 def _widen(

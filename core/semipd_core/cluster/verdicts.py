@@ -26,6 +26,11 @@ class Verdicts:
     def judged(self) -> int:
         return self.attained + self.missed
 
+    @property
+    def miss_rate(self) -> float:
+        """0 if nothing was judged."""
+        return self.missed / self.judged if self.judged else 0.0
+
     def __str__(self) -> str:
         return f"{100 * self.attained / self.judged:.1f} % of {self.judged}" if self.judged else "none of 0"
 
