@@ -87,6 +87,9 @@ class Reconciler:
             wanted = {(manifest["kind"], manifest["metadata"]["name"]) for manifest in plan.children}
             for kind, child in children.keys() - wanted:
                 await self._applier.delete(kind, key.namespace, child)
+        if plan.seeds_replicas:
+            metadata = observed.service.metadata
+            await self._applier.seed_replicas(key.name, key.namespace, metadata.resource_version)
         # The status first: it says which pods try a split and what the others keep, should this operator die in between.
         await self._apply_status(key, observed.service, plan, conflicts)
         for manifest in plan.partitions:
@@ -113,8 +116,6 @@ class Reconciler:
             await self._applier.apply_status(key.name, key.namespace, encoded)
             for transition in find_transitions(service.status, status):
                 await self._recorder.record(service, transition)
-        if plan.seeds_replicas:
-            await self._applier.seed_replicas(key.name, key.namespace)
 
     async def _refuse(self, key: Key, error: InvalidSpec) -> None:
         """Of what the API server let through: an object older than its schema, or bounds without a legal split."""
