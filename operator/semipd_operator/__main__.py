@@ -47,7 +47,11 @@ class Operator:
         self.election = Election(client, settings.namespace, LEASE_NAME, settings.identity, time.monotonic)
         self.world = World(client, settings.watch_namespace, self._note_dirty)
         self.rounds = Rounds(
-            Scraper(agents, settings.agent_port), settings.round_seconds, self.world.pods, self._note_dirty
+            Scraper(agents, settings.agent_port),
+            settings.round_seconds,
+            self.world.pods,
+            self.world.partitions,
+            self._note_dirty,
         )
         self.applier = Applier(client, self.election.is_leading)
         self.queue = WorkQueue(self._reconcile)

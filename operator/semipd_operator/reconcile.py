@@ -64,6 +64,7 @@ class Reconciler:
             wish=looped.wish if looped else None,
             loop=looped.loop if looped else None,
             now=self._time(),
+            canaries=looped.canaries if looped else {},
         )
         await self._apply(key, observed, plan)
 
@@ -71,7 +72,7 @@ class Reconciler:
         """A service that its class refuses keeps the loop that it had."""
         if admission.effective is None:
             return self._rounds.services.get(key)
-        return self._rounds.follow(key, admission.effective, observed)
+        return self._rounds.follow(key, admission, observed)
 
     async def _apply(self, key: Key, observed: Observed, plan: Plan) -> None:
         children = self._world.children(key)
@@ -86,9 +87,13 @@ class Reconciler:
             wanted = {(manifest["kind"], manifest["metadata"]["name"]) for manifest in plan.children}
             for kind, child in children.keys() - wanted:
                 await self._applier.delete(kind, key.namespace, child)
+        if plan.seeds_replicas:
+            metadata = observed.service.metadata
+            await self._applier.seed_replicas(key.name, key.namespace, metadata.resource_version)
+        # The status first: it says which pods try a split and what the others keep, should this operator die in between.
+        await self._apply_status(key, observed.service, plan, conflicts)
         for manifest in plan.partitions:
             await self._apply_partition(observed, manifest)
-        await self._apply_status(key, observed.service, plan, conflicts)
 
     async def _apply_partition(self, observed: Observed, manifest: dict[str, Any]) -> None:
         partition = observed.partitions.get(manifest["metadata"]["name"])
@@ -111,8 +116,6 @@ class Reconciler:
             await self._applier.apply_status(key.name, key.namespace, encoded)
             for transition in find_transitions(service.status, status):
                 await self._recorder.record(service, transition)
-        if plan.seeds_replicas:
-            await self._applier.seed_replicas(key.name, key.namespace)
 
     async def _refuse(self, key: Key, error: InvalidSpec) -> None:
         """Of what the API server let through: an object older than its schema, or bounds without a legal split."""

@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from semipd_core.api.partition import SemiPDPartition
 from semipd_core.cluster import loop as cluster
 from semipd_core.cluster.state import ClusterConfig, ClusterRound, ClusterState
-from semipd_core.partition import Wish
+from semipd_core.partition import Partition, Wish
 from semipd_core.telemetry import EngineReport
+from semipd_operator.loop_metrics import Tally
 from semipd_operator.observe.scrape import Scraper
-from semipd_operator.plan.effective import Effective
-from semipd_operator.plan.loop_settings import fit_state, loop_config, resume_state, wish_of
+from semipd_operator.plan.fleet import build_fleet
+from semipd_operator.plan.loop_settings import fit_state, loop_config, wish_of
 from semipd_operator.plan.observed import Observed, PodView
+from semipd_operator.plan.plan import Admission
+from semipd_operator.plan.resume import pinned_split, resume_state
 from semipd_operator.plan.status import Loop
+from semipd_operator.plan.trial_status import canary_status
 from semipd_shell import log
 from semipd_shell.informer import Key
 
@@ -31,10 +36,17 @@ class Looped:
     config: ClusterConfig
     state: ClusterState
     round: ClusterRound | None = None
+    tally: Tally = field(default_factory=Tally)
 
     @property
     def wish(self) -> Wish:
+        """Of every pod but the canaries."""
         return wish_of(self.state, self.config)
+
+    @property
+    def canaries(self) -> dict[str, Wish]:
+        canary = self.state.canary
+        return dict.fromkeys(canary.pods, canary.wish) if canary is not None else {}
 
     @property
     def loop(self) -> Loop | None:
@@ -44,13 +56,14 @@ class Looped:
 
 
 class Rounds:
-    """`pods_of` gives the pods of a service; `on_news` is called for a service whose loop says something new."""
+    """`pods_of` and `partitions_of` give what there is of a service; `on_news` is called when its loop says something new."""
 
     def __init__(
         self,
         scraper: Scraper,
         round_s: float,
         pods_of: Callable[[Key], list[PodView]],
+        partitions_of: Callable[[Key], Mapping[str, SemiPDPartition]],
         on_news: Callable[[Key], None],
         now_s: Callable[[], float] = time.time,
     ) -> None:
@@ -59,19 +72,27 @@ class Rounds:
         self._scraper = scraper
         self._round_s = round_s
         self._pods_of = pods_of
+        self._partitions_of = partitions_of
         self._on_news = on_news
         self._now_s = now_s
 
-    def follow(self, key: Key, effective: Effective, observed: Observed) -> Looped:
+    def follow(self, key: Key, admission: Admission, observed: Observed) -> Looped:
         """The loop of a service that its class admits. Raises: InvalidSpec if the bounds hold no legal split."""
-        config = loop_config(effective, self._round_s)
+        assert admission.effective is not None
         looped = self.services.get(key)
+        config = loop_config(
+            admission.effective,
+            self._round_s,
+            pin=_pin(admission, looped, observed),
+            paused=observed.is_paused,
+        )
         if looped is None:
-            looped = Looped(config=config, state=resume_state(config, observed.partitions.values()))
-            self.services[key] = looped
+            partitions, status = observed.partitions.values(), observed.service.status
+            state = resume_state(config, partitions, status, self._now_s())
+            looped = self.services[key] = Looped(config=config, state=state)
         elif looped.config != config:
+            looped.state = fit_state(looped.state, config, self._now_s(), looped.config)
             looped.config = config
-            looped.state = fit_state(looped.state, config, self._now_s())
         return looped
 
     def forget(self, key: Key) -> None:
@@ -97,18 +118,29 @@ class Rounds:
         for key, found in pods.items():
             looped = self.services.get(key)
             if looped is not None:
-                self._step(key, looped, _by_engine(key, found, reports))
+                self._step(key, looped, found, reports)
             await asyncio.sleep(0)
 
-    def _step(self, key: Key, looped: Looped, reports: Mapping[str, EngineReport | None]) -> None:
-        before = _gist(looped)
-        looped.state, looped.round = cluster.step(looped.state, looped.config, reports, self._now_s())
+    def _step(
+        self, key: Key, looped: Looped, pods: list[PodView], reports: Mapping[str, list[EngineReport]]
+    ) -> None:
+        """What each pod was granted matters to a canary alone."""
+        before, state = _gist(looped), looped.state
+        partitions = self._partitions_of(key) if state.canary is not None else {}
+        looped.state, looped.round = cluster.step(
+            state,
+            looped.config,
+            _by_engine(key, pods, reports),
+            self._now_s(),
+            fleet=build_fleet(pods, {pod.name: reports.get(_name(key, pod), []) for pod in pods}, partitions),
+        )
+        looped.tally.note(state, looped.state, looped.round)
         if looped.round.changed:
             decision = looped.round.decision
             _log.info(
-                "moves",
+                "asks for another split",
                 service="/".join(key),
-                to=str(decision.partition),
+                split=str(decision.partition),
                 reason=decision.reason,
                 message=decision.message,
             )
@@ -118,6 +150,13 @@ class Rounds:
 
 def _name(key: Key, pod: PodView) -> str:
     return f"{key.namespace}/{pod.name}"
+
+
+def _pin(admission: Admission, looped: Looped | None, observed: Observed) -> Partition | None:
+    """An annotation that is no pin changes nothing."""
+    if admission.pin.defect is None:
+        return admission.pin.split
+    return looped.config.pin if looped is not None else pinned_split(observed.partitions.values())
 
 
 def _by_engine(
@@ -147,6 +186,9 @@ def _gist(looped: Looped) -> tuple[object, ...]:
     )
     return (
         looped.state.decision_id,
+        canary_status(looped.state),
+        looped.state.proven,
+        looped.state.decisions[0].decision.partition if looped.state.decisions else None,
         looped.round.decision.reason,
         looped.round.window_state,
         window.engines,

@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 from api_server import API_SERVER_IS_BUILT, api_server_with_crds
-from operator_process import Agents, Cluster, OperatorProcess, service_manifest, serving_agents
+from lightkube import AsyncClient, KubeConfig
+from operator_process import NAMESPACE, Agents, Cluster, OperatorProcess, service_manifest, serving_agents
 from running_service import free_port
 
 from semipd_core.slo import histogram
 from semipd_core.telemetry import EngineReport, FrontEndReport, SloTargets, WindowSlot
+from semipd_operator.apply.applier import Applier
 
 pytestmark = [
     pytest.mark.slow,
@@ -112,6 +114,16 @@ def test_replicas_are_seeded_once_and_are_then_anybodys(cluster: Cluster, operat
     cluster.wait(
         lambda: cluster.get("Deployment", "seeded")["spec"].get("replicas") == 3, "the Deployment follows"
     )
+
+
+async def test_a_seed_that_comes_late_does_not_undo_a_scale(kubeconfig: Path, cluster: Cluster) -> None:
+    cluster.apply(service_manifest("late"))
+    version = cluster.get("SemiPDService", "late")["metadata"]["resourceVersion"]
+    cluster.apply(service_manifest("late", replicas=3))
+    client = AsyncClient(KubeConfig.from_file(kubeconfig), trust_env=False)
+    await Applier(client, lambda: True).seed_replicas("late", NAMESPACE, version)
+    await client.aclose()
+    assert cluster.get("SemiPDService", "late")["spec"]["replicas"] == 3
 
 
 @pytest.mark.parametrize("kind", ["Service", "Role", "Deployment", "PodDisruptionBudget"])
@@ -213,6 +225,8 @@ def test_a_missed_slo_moves_the_split_of_every_pod(
 
     def moved() -> bool:
         agents.reports = [slow_tokens(time.time())]
+        for name in ("moved-1", "moved-2"):
+            cluster.report_partition(name)  # a canary waits for it
         targets = [cluster.get("SemiPDPartition", name)["spec"]["target"] for name in ("moved-1", "moved-2")]
         return targets[0] == targets[1] and targets[0]["prefillPercent"] < 80
 

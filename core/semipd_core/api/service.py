@@ -27,9 +27,11 @@ from semipd_core.api.fields import (
     Toleration,
 )
 from semipd_core.api.metadata import ObjectMeta
+from semipd_core.api.partition import BandSpec
 from semipd_core.api.slo import PolicyName, SloSpec
 from semipd_core.api.wire import Between, wire
 
+MAX_CANARY_PODS = 100
 DEFAULT_SPLIT = PartitionSplit(prefill_percent=80, decode_percent=100)
 
 
@@ -55,6 +57,14 @@ class PartitionMode(StrEnum):
     AUTO = "Auto"
     ADVISORY = "Advisory"  # decides and says why, applies nothing
     STATIC = "Static"
+
+
+class CanaryStage(StrEnum):
+    """How far a split on trial has come."""
+
+    ONE_POD = "OnePod"
+    PERCENT = "Percent"  # spec.rollout.canaryPercent of the pods
+    ROLLED_BACK = "RolledBack"  # it, and what is farther the same way, is not asked for again for a while
 
 
 class IsolationChoice(StrEnum):
@@ -183,6 +193,21 @@ class DecisionRecord:
 
 
 @wire
+class CanaryStatus:
+    """A split on trial in a few pods, or the one that was rolled back last. Written before any pod is asked for it."""
+
+    partition: PartitionSplit
+    decision_id: str
+    stage: CanaryStage
+    since: str  # RFC 3339: of the stage
+    pods: tuple[
+        DnsSubdomain, ...
+    ] = ()  # the first MAX_CANARY_PODS by name; all that ask for decision_id are meant
+    judged_before: int = 0  # requests in the window before the trial
+    attained_before: int = 0
+
+
+@wire
 class SloStatus:
     """The pooled window of the last look; None where nothing was measured."""
 
@@ -202,6 +227,8 @@ class ServiceStatus:
     granted: PartitionSplit | None = None
     slo: SloStatus | None = None
     decisions: tuple[DecisionRecord, ...] = ()  # the last 10, newest first
+    canary: CanaryStatus | None = None
+    proven: BandSpec | None = None  # None: no split has met the SLO yet
     conditions: tuple[Condition, ...] = ()
 
 

@@ -85,8 +85,10 @@ class Applier:
         await self._write(manifest)
         self.writes += 1
 
-    async def seed_replicas(self, name: str, namespace: str) -> None:
+    async def seed_replicas(self, name: str, namespace: str, version: str | None) -> None:
         """Once, under a field manager of its own, so that an autoscaler or the user takes the field without a conflict.
+
+        `version`: the resource version at which they were absent; whoever wrote since is not overwritten.
 
         Raises: Fenced, ApiError, httpx2.HTTPError.
         """
@@ -94,12 +96,17 @@ class Applier:
         manifest = {
             "apiVersion": API_VERSION,
             "kind": "SemiPDService",
-            "metadata": {"name": name, "namespace": namespace},
+            "metadata": {"name": name, "namespace": namespace, "resourceVersion": version},
             "spec": {"replicas": SEEDED_REPLICAS},
         }
-        await self.client.apply(
-            SERVICE(manifest), name=name, namespace=namespace, field_manager=SEED_MANAGER, force=True
-        )
+        try:
+            await self.client.apply(
+                SERVICE(manifest), name=name, namespace=namespace, field_manager=SEED_MANAGER, force=True
+            )
+        except ApiError as error:
+            if error.status.code != CONFLICT:
+                raise
+            return  # the newer version brings another turn
         self.writes += 1
 
     async def apply_status(self, name: str, namespace: str, status: Manifest) -> None:

@@ -15,6 +15,7 @@ SEED_MANAGER = "semipd-operator-seed"  # of the first spec.replicas
 SERVICE_LABEL = f"{GROUP}/service"
 COMPONENT_LABEL = "app.kubernetes.io/component"
 PAUSE_ANNOTATION = f"{GROUP}/paused"
+PIN_ANNOTATION = f"{GROUP}/pinned-split"
 ENGINE, PROXY = "engine", "proxy"
 
 

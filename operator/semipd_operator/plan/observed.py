@@ -8,6 +8,7 @@ from typing import Any
 
 from semipd_core.api.partition import SemiPDPartition
 from semipd_core.api.service import Placement, SemiPDService
+from semipd_operator.plan.naming import PAUSE_ANNOTATION
 
 Object = Mapping[str, Any]
 
@@ -41,6 +42,10 @@ class Observed:
     workload: WorkloadView | None = None
     pods: tuple[PodView, ...] = ()
     partitions: Mapping[str, SemiPDPartition] = field(default_factory=dict)  # by name, which is the pod's
+
+    @property
+    def is_paused(self) -> bool:
+        return self.service.metadata.annotations.get(PAUSE_ANNOTATION) == "true"
 
 
 def view_workload(found: Object) -> WorkloadView:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from semipd_core.api.service import Placement, ServiceStatus
 from semipd_core.api.service_class import SemiPDClass
@@ -13,13 +14,15 @@ from semipd_operator.plan.children import build_children
 from semipd_operator.plan.class_choice import choose_class
 from semipd_operator.plan.effective import Effective, apply_class
 from semipd_operator.plan.guard_rails import GpuUse, class_defect, gpus_per_pod
-from semipd_operator.plan.naming import PAUSE_ANNOTATION
 from semipd_operator.plan.observed import Observed
 from semipd_operator.plan.partitions import build_partitions
+from semipd_operator.plan.pin import Pin, read_pin
 from semipd_operator.plan.pod import Manifest
 from semipd_operator.plan.status import Loop, build_status
 
 SEEDED_REPLICAS = 1
+NO_PIN = Pin()
+NO_CANARIES: Mapping[str, Wish] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +40,7 @@ class Admission:
 
     effective: Effective | None
     defect: InvalidSpec | None = None
+    pin: Pin = NO_PIN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +54,10 @@ class Plan:
 def admit(
     observed: Observed, classes: Iterable[SemiPDClass], installation: Installation, others_gpus: int
 ) -> Admission:
-    """`others_gpus`: of the other services of the same class in this namespace, as deployed."""
+    """`others_gpus`: of the other services of the same class in this namespace, as deployed.
+
+    Raises: InvalidSpec if the bounds hold no legal split.
+    """
     service = observed.service
     choice = choose_class(service, classes)
     if choice.defect is not None:
@@ -63,7 +70,7 @@ def admit(
     if defect is not None:
         return Admission(effective=None, defect=defect)
     effective = apply_class(service, choice.spec, operator_image=installation.engine_image)
-    return Admission(effective=effective)
+    return Admission(effective=effective, pin=read_pin(observed, effective))
 
 
 def build_plan(
@@ -74,11 +81,12 @@ def build_plan(
     wish: Wish | None,
     loop: Loop | None,
     now: str,
+    canaries: Mapping[str, Wish] = NO_CANARIES,
 ) -> Plan:
-    """`wish`: for every pod; None while the class refuses the service. `now`: RFC 3339."""
+    """`wish`: for every pod but the `canaries`; None while the class refuses the service. `now`: RFC 3339."""
     service, effective = observed.service, admission.effective
     children: tuple[Manifest, ...] = ()
-    if effective is not None and not is_paused(observed):
+    if effective is not None and not observed.is_paused:
         children = tuple(
             build_children(
                 effective,
@@ -86,17 +94,19 @@ def build_plan(
                 kinds=installation.optional_kinds,
             )
         )
-    partitions = build_partitions(observed, {}, wish) if wish is not None and not is_paused(observed) else []
+    partitions: list[Manifest] = []
+    if wish is not None and not observed.is_paused:
+        partitions = build_partitions(observed, canaries, wish, effective.spec if effective else None)
     return Plan(
         children=children,
         partitions=tuple(partitions),
-        status=build_status(observed, loop, admission.defect, now),
-        seeds_replicas=service.spec.replicas is None and service.spec.placement is Placement.REPLICAS,
+        status=build_status(observed, loop, admission.defect, now, pin_defect=admission.pin.defect),
+        seeds_replicas=(
+            service.spec.replicas is None
+            and service.spec.placement is Placement.REPLICAS
+            and not observed.is_paused
+        ),
     )
-
-
-def is_paused(observed: Observed) -> bool:
-    return observed.service.metadata.annotations.get(PAUSE_ANNOTATION) == "true"
 
 
 def _pods_wanted(observed: Observed) -> int:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from semipd_core.api.conditions import Condition, ConditionStatus, ConditionType, find_condition
-from semipd_core.api.service import ServiceStatus
+from semipd_core.api.service import CanaryStage, CanaryStatus, ServiceStatus
+from semipd_core.policies.decision import Reason
 
 # With a status that is a reason to look.
 _BAD = {
@@ -15,6 +16,7 @@ _BAD = {
     ConditionType.METRICS_AVAILABLE: ConditionStatus.FALSE,
     ConditionType.DEGRADED: ConditionStatus.TRUE,
 }
+_ROLL_BACKS = (Reason.CANARY_FAILED, Reason.CANARY_EXPIRED)
 _TOLD = (ConditionType.READY, ConditionType.SLO_MET, ConditionType.DEGRADED)
 
 
@@ -37,11 +39,34 @@ def find_transitions(old: ServiceStatus | None, new: ServiceStatus) -> Iterator[
                 note=f"{now.reason}: {now.message}".rstrip(": "),
                 is_warning=_BAD[kind] is now.status,
             )
+    yield from _of_canary(old, new)
     if old.requested is not None and new.requested is not None and old.requested != new.requested:
         latest = new.decisions[0] if new.decisions else None
         why = f": {latest.reason}: {latest.message}" if latest and latest.partition == new.requested else ""
         split = f"({new.requested.prefill_percent}, {new.requested.decode_percent})"
         yield Transition(reason="SplitMoved", note=f"the split moves to {split}{why}")
+
+
+def _of_canary(old: ServiceStatus, new: ServiceStatus) -> Iterator[Transition]:
+    """Its stages; that it passed is told by the move of all."""
+    before, now = old.canary, new.canary
+    if now is None or (before is not None and _stage(before) == _stage(now)):
+        return
+    split = f"({now.partition.prefill_percent}, {now.partition.decode_percent})"
+    told = next((each for each in new.decisions if each.reason in _ROLL_BACKS), None)
+    latest = new.decisions[0] if new.decisions else None
+    if now.stage is CanaryStage.ROLLED_BACK:
+        reason, note = ("CanaryFailed", split) if told is None else (told.reason, told.message)
+        yield Transition(reason=reason, note=note, is_warning=True)
+    elif now.stage is CanaryStage.ONE_POD:
+        yield Transition(reason="CanaryStarted", note=f"{split} is tried in {', '.join(now.pods)}")
+    else:
+        why = f": {latest.message}" if latest else ""
+        yield Transition(reason="CanaryWidened", note=f"{split} is tried in {len(now.pods)} pods{why}")
+
+
+def _stage(canary: CanaryStatus) -> tuple[str, CanaryStage]:
+    return canary.decision_id, canary.stage
 
 
 def _is_told(before: Condition, now: Condition) -> bool:
