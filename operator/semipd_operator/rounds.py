@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from semipd_core.api.service import SloStatus
 from semipd_core.cluster import loop as cluster
 from semipd_core.cluster.state import ClusterConfig, ClusterRound, ClusterState
 from semipd_core.partition import Wish
@@ -15,7 +16,7 @@ from semipd_operator.observe.scrape import Scraper
 from semipd_operator.plan.effective import Effective
 from semipd_operator.plan.loop_settings import fit_state, loop_config, resume_state, wish_of
 from semipd_operator.plan.observed import Observed, PodView
-from semipd_operator.plan.status import Loop
+from semipd_operator.plan.status import Loop, slo_status
 from semipd_shell import log
 from semipd_shell.informer import Key
 
@@ -31,6 +32,7 @@ class Looped:
     config: ClusterConfig
     state: ClusterState
     round: ClusterRound | None = None
+    figures: SloStatus | None = None  # as the status shows them
 
     @property
     def wish(self) -> Wish:
@@ -55,7 +57,8 @@ class Rounds:
         now_s: Callable[[], float] = time.time,
     ) -> None:
         self.services: dict[Key, Looped] = {}
-        self.last_round_s = 0.0  # how long it took
+        self.rounds = 0  # done while leading
+        self.last_round_s = 0.0  # how long the last of them took
         self._scraper = scraper
         self._round_s = round_s
         self._pods_of = pods_of
@@ -67,7 +70,12 @@ class Rounds:
         config = loop_config(effective, self._round_s)
         looped = self.services.get(key)
         if looped is None:
-            looped = Looped(config=config, state=resume_state(config, observed.partitions.values()))
+            status = observed.service.status
+            looped = Looped(
+                config=config,
+                state=resume_state(config, observed.partitions.values()),
+                figures=status.slo if status is not None else None,
+            )
             self.services[key] = looped
         elif looped.config != config:
             looped.config = config
@@ -82,27 +90,25 @@ class Rounds:
             started_s = time.monotonic()
             if is_leading():
                 await self.look()
-            self.last_round_s = time.monotonic() - started_s
-            await asyncio.sleep(max(0.0, self._round_s - self.last_round_s))
+                self.rounds += 1
+                self.last_round_s = time.monotonic() - started_s
+            await asyncio.sleep(max(0.0, self._round_s - (time.monotonic() - started_s)))
 
     async def look(self) -> None:
-        pods = {key: self._pods_of(key) for key in self.services}
-        addresses = {
-            _name(key, pod): pod.ip
-            for key, found in pods.items()
-            for pod in found
-            if pod.ip and not pod.is_leaving
-        }
-        reports = await self._scraper.scrape(addresses, DEADLINE_SHARE * self._round_s)
-        for key, found in pods.items():
+        pods = {key: [pod for pod in self._pods_of(key) if not pod.is_leaving] for key in self.services}
+        addresses = {key: {pod.name: pod.ip for pod in found if pod.ip} for key, found in pods.items()}
+        async for key, reports in self._scraper.scrape(addresses, DEADLINE_SHARE * self._round_s):
             looped = self.services.get(key)
             if looped is not None:
-                self._step(key, looped, _by_engine(key, found, reports))
+                self._step(key, looped, _by_engine(pods[key], reports))
             await asyncio.sleep(0)
 
     def _step(self, key: Key, looped: Looped, reports: Mapping[str, EngineReport | None]) -> None:
         before = _gist(looped)
         looped.state, looped.round = cluster.step(looped.state, looped.config, reports, self._now_s())
+        looped.figures = slo_status(
+            Loop(state=looped.state, round=looped.round, slo=looped.config.slo), looped.figures
+        )
         if looped.round.changed:
             decision = looped.round.decision
             _log.info(
@@ -116,40 +122,22 @@ class Rounds:
             self._on_news(key)
 
 
-def _name(key: Key, pod: PodView) -> str:
-    return f"{key.namespace}/{pod.name}"
-
-
 def _by_engine(
-    key: Key, pods: list[PodView], reports: Mapping[str, list[EngineReport]]
+    pods: list[PodView], reports: Mapping[str, list[EngineReport]]
 ) -> dict[str, EngineReport | None]:
     """A pod that does not answer is one engine without data."""
-    found: dict[str, EngineReport | None] = {}
-    for pod in pods:
-        name = _name(key, pod)
-        if pod.is_leaving:
-            continue
-        if name not in reports:
-            found[name] = None
-        for report in reports.get(name, []):
-            found[report.engine_id] = report
-    return found
+    found: dict[str, EngineReport | None] = {pod.name: None for pod in pods if pod.name not in reports}
+    return found | {report.engine_id: report for each in reports.values() for report in each}
 
 
 def _gist(looped: Looped) -> tuple[object, ...]:
-    """What of a loop shows in the service's status, coarsely: what does not change it need not be looked at."""
+    """What of a loop shows in the service's status: what does not change it need not be looked at."""
     if looped.round is None:
         return ()
-    window, slo = looped.round.window, looped.config.slo
-    latencies = (
-        window.ttft_percentile_ms(slo.ttft_percentile),
-        window.tpot_percentile_ms(slo.tpot_percentile),
-    )
     return (
         looped.state.decision_id,
         looped.round.decision.reason,
         looped.round.window_state,
-        window.engines,
-        None if window.attainment_permille is None else window.attainment_permille // 10,
-        *(None if ms is None else f"{ms:.1e}" for ms in latencies),
+        looped.round.window.engines,
+        looped.figures,
     )
