@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
 import sys
 import time
@@ -12,7 +13,7 @@ from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx
+import aiohttp
 import kopf
 from lightkube import AsyncClient
 
@@ -22,7 +23,7 @@ from semipd_operator.apply.recorder import Recorder
 from semipd_operator.handlers import build_registry, build_settings
 from semipd_operator.health import Health, serve_health
 from semipd_operator.lease import Election
-from semipd_operator.observe.scrape import CONCURRENCY, Scraper
+from semipd_operator.observe.scrape import Scraper, open_client
 from semipd_operator.observe.world import World
 from semipd_operator.optional_kinds import find_optional_kinds
 from semipd_operator.plan.plan import Installation
@@ -41,7 +42,9 @@ _log = log.logger(__name__)
 class Operator:
     """Wires the parts; each decides for itself."""
 
-    def __init__(self, settings: OperatorSettings, client: AsyncClient, agents: httpx.AsyncClient) -> None:
+    def __init__(
+        self, settings: OperatorSettings, client: AsyncClient, agents: aiohttp.ClientSession
+    ) -> None:
         self.settings = settings
         self.client = client
         self.election = Election(client, settings.namespace, LEASE_NAME, settings.identity, time.monotonic)
@@ -128,8 +131,7 @@ async def _first_end(tasks: list[asyncio.Task[None]]) -> None:
 
 async def serve(settings: OperatorSettings) -> None:
     client = AsyncClient()
-    limits = httpx.Limits(max_connections=CONCURRENCY, max_keepalive_connections=CONCURRENCY)
-    async with httpx.AsyncClient(limits=limits, trust_env=False) as agents:
+    async with open_client() as agents:
         operator = Operator(settings, client, agents)
         await _until_stopped(operator.run(), operator.stopped)
         await operator.election.resign()
@@ -150,8 +152,15 @@ async def _until_stopped(work: Coroutine[Any, Any, None], stop: asyncio.Event) -
     await asyncio.gather(working, return_exceptions=True)
 
 
+def _raise_file_limit() -> None:
+    """As far as it may go: each agent that hangs holds a connection until its timeout."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def main() -> int:
     log.configure("operator")
+    _raise_file_limit()
     for name in ("httpx", "httpx2", "kopf"):  # a line for each request and each event
         logging.getLogger(name).setLevel(logging.WARNING)
     try:

@@ -73,6 +73,7 @@ def render(operator: Operator) -> bytes:
     gauge("semipd_operator_queue_length", "services that wait for their turn", len(operator.queue))
     gauge("semipd_operator_turns", "turns since the start", operator.health.turns)
     gauge("semipd_operator_writes", "requests that wrote, since the start", operator.applier.writes)
+    gauge("semipd_operator_rounds", "of the cluster loop, since the start", operator.rounds.rounds)
     gauge("semipd_operator_round_seconds", "how long the last round took", operator.rounds.last_round_s)
     add_loop_metrics(registry, operator.rounds.services)
     return generate_latest(registry)

@@ -147,7 +147,7 @@ class Reconciler:
             each for each in self._world.services if each.namespace == key.namespace and each != key
         ]:
             try:
-                service = codec.decode_service(self._world.services[other])
+                service = self._world.service(other)
             except InvalidSpec:
                 continue
             choice = choose_class(service, classes)

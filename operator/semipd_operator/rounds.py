@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from semipd_core.api.partition import SemiPDPartition
+from semipd_core.api.service import SloStatus
 from semipd_core.cluster import loop as cluster
 from semipd_core.cluster.state import ClusterConfig, ClusterRound, ClusterState
 from semipd_core.partition import Partition, Wish
@@ -19,7 +20,7 @@ from semipd_operator.plan.loop_settings import fit_state, loop_config, wish_of
 from semipd_operator.plan.observed import Observed, PodView
 from semipd_operator.plan.plan import Admission
 from semipd_operator.plan.resume import pinned_split, resume_state
-from semipd_operator.plan.status import Loop
+from semipd_operator.plan.status import Loop, slo_status
 from semipd_operator.plan.trial_status import canary_status
 from semipd_shell import log
 from semipd_shell.informer import Key
@@ -37,6 +38,7 @@ class Looped:
     state: ClusterState
     round: ClusterRound | None = None
     tally: Tally = field(default_factory=Tally)
+    figures: SloStatus | None = None  # as the status shows them
 
     @property
     def wish(self) -> Wish:
@@ -68,7 +70,8 @@ class Rounds:
         now_s: Callable[[], float] = time.time,
     ) -> None:
         self.services: dict[Key, Looped] = {}
-        self.last_round_s = 0.0  # how long it took
+        self.rounds = 0  # done while leading
+        self.last_round_s = 0.0  # how long the last of them took
         self._scraper = scraper
         self._round_s = round_s
         self._pods_of = pods_of
@@ -88,8 +91,11 @@ class Rounds:
         )
         if looped is None:
             partitions, status = observed.partitions.values(), observed.service.status
-            state = resume_state(config, partitions, status, self._now_s())
-            looped = self.services[key] = Looped(config=config, state=state)
+            looped = self.services[key] = Looped(
+                config=config,
+                state=resume_state(config, partitions, status, self._now_s()),
+                figures=status.slo if status is not None else None,
+            )
         elif looped.config != config:
             looped.state = fit_state(looped.state, config, self._now_s(), looped.config)
             looped.config = config
@@ -103,22 +109,17 @@ class Rounds:
             started_s = time.monotonic()
             if is_leading():
                 await self.look()
-            self.last_round_s = time.monotonic() - started_s
-            await asyncio.sleep(max(0.0, self._round_s - self.last_round_s))
+                self.rounds += 1
+                self.last_round_s = time.monotonic() - started_s
+            await asyncio.sleep(max(0.0, self._round_s - (time.monotonic() - started_s)))
 
     async def look(self) -> None:
-        pods = {key: self._pods_of(key) for key in self.services}
-        addresses = {
-            _name(key, pod): pod.ip
-            for key, found in pods.items()
-            for pod in found
-            if pod.ip and not pod.is_leaving
-        }
-        reports = await self._scraper.scrape(addresses, DEADLINE_SHARE * self._round_s)
-        for key, found in pods.items():
+        pods = {key: [pod for pod in self._pods_of(key) if not pod.is_leaving] for key in self.services}
+        addresses = {key: {pod.name: pod.ip for pod in found if pod.ip} for key, found in pods.items()}
+        async for key, reports in self._scraper.scrape(addresses, DEADLINE_SHARE * self._round_s):
             looped = self.services.get(key)
             if looped is not None:
-                self._step(key, looped, found, reports)
+                self._step(key, looped, pods[key], reports)
             await asyncio.sleep(0)
 
     def _step(
@@ -130,11 +131,14 @@ class Rounds:
         looped.state, looped.round = cluster.step(
             state,
             looped.config,
-            _by_engine(key, pods, reports),
+            _by_engine(pods, reports),
             self._now_s(),
-            fleet=build_fleet(pods, {pod.name: reports.get(_name(key, pod), []) for pod in pods}, partitions),
+            fleet=build_fleet(pods, reports, partitions),
         )
         looped.tally.note(state, looped.state, looped.round)
+        looped.figures = slo_status(
+            Loop(state=looped.state, round=looped.round, slo=looped.config.slo), looped.figures
+        )
         if looped.round.changed:
             decision = looped.round.decision
             _log.info(
@@ -148,10 +152,6 @@ class Rounds:
             self._on_news(key)
 
 
-def _name(key: Key, pod: PodView) -> str:
-    return f"{key.namespace}/{pod.name}"
-
-
 def _pin(admission: Admission, looped: Looped | None, observed: Observed) -> Partition | None:
     """An annotation that is no pin changes nothing."""
     if admission.pin.defect is None:
@@ -160,30 +160,17 @@ def _pin(admission: Admission, looped: Looped | None, observed: Observed) -> Par
 
 
 def _by_engine(
-    key: Key, pods: list[PodView], reports: Mapping[str, list[EngineReport]]
+    pods: list[PodView], reports: Mapping[str, list[EngineReport]]
 ) -> dict[str, EngineReport | None]:
     """A pod that does not answer is one engine without data."""
-    found: dict[str, EngineReport | None] = {}
-    for pod in pods:
-        name = _name(key, pod)
-        if pod.is_leaving:
-            continue
-        if name not in reports:
-            found[name] = None
-        for report in reports.get(name, []):
-            found[report.engine_id] = report
-    return found
+    found: dict[str, EngineReport | None] = {pod.name: None for pod in pods if pod.name not in reports}
+    return found | {report.engine_id: report for each in reports.values() for report in each}
 
 
 def _gist(looped: Looped) -> tuple[object, ...]:
-    """What of a loop shows in the service's status, coarsely: what does not change it need not be looked at."""
+    """What of a loop shows in the service's status: what does not change it need not be looked at."""
     if looped.round is None:
         return ()
-    window, slo = looped.round.window, looped.config.slo
-    latencies = (
-        window.ttft_percentile_ms(slo.ttft_percentile),
-        window.tpot_percentile_ms(slo.tpot_percentile),
-    )
     return (
         looped.state.decision_id,
         canary_status(looped.state),
@@ -191,7 +178,6 @@ def _gist(looped: Looped) -> tuple[object, ...]:
         looped.state.decisions[0].decision.partition if looped.state.decisions else None,
         looped.round.decision.reason,
         looped.round.window_state,
-        window.engines,
-        None if window.attainment_permille is None else window.attainment_permille // 10,
-        *(None if ms is None else f"{ms:.1e}" for ms in latencies),
+        looped.round.window.engines,
+        looped.figures,
     )

@@ -7,7 +7,7 @@ Old points fade, because the model follows the machine that it runs on.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 RETENTION = 0.998  # weight left to a point by each later one: about 500 points count
@@ -36,17 +36,25 @@ class LinearFit:
 
         Raises: ValueError if `value` is not positive or the number of features differs.
         """
-        if value <= 0:
-            raise ValueError(f"value is {value}, allowed: > 0")
-        if len(features) != len(self.moment):
-            raise ValueError(f"{len(features)} features, allowed: {len(self.moment)}")
-        x = tuple(feature / value for feature in features)
-        gram = tuple(
-            tuple(RETENTION * old + xi * xj for old, xj in zip(row, x, strict=True))
-            for row, xi in zip(self.gram, x, strict=True)
-        )
-        moment = tuple(RETENTION * old + xi for old, xi in zip(self.moment, x, strict=True))
-        return LinearFit(gram=gram, moment=moment, weight=RETENTION * self.weight + 1)
+        return self.extended([(features, value)])
+
+    def extended(self, points: Iterable[tuple[Sequence[float], float]]) -> LinearFit:
+        """With more points, (features, value) each, in the order in which they are to fade. Raises: as `updated`."""
+        size = range(len(self.moment))
+        gram, moment, weight = [list(row) for row in self.gram], list(self.moment), self.weight
+        for features, value in points:
+            if value <= 0:
+                raise ValueError(f"value is {value}, allowed: > 0")
+            if len(features) != len(moment):
+                raise ValueError(f"{len(features)} features, allowed: {len(moment)}")
+            x = [feature / value for feature in features]
+            for i in size:
+                row, xi = gram[i], x[i]
+                moment[i] = RETENTION * moment[i] + xi
+                for j in size:
+                    row[j] = RETENTION * row[j] + xi * x[j]
+            weight = RETENTION * weight + 1
+        return LinearFit(gram=tuple(map(tuple, gram)), moment=tuple(moment), weight=weight)
 
     def coefficients(self) -> Vector:
         """One per feature, each ≥ 0; 0 where the data show no growth."""

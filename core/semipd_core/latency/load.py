@@ -86,8 +86,10 @@ def _contention(samples: Sequence[StepSample]) -> float:
 
 def _pace(samples: Sequence[StepSample], model: StepModel) -> float:
     """Measured over expected speed, where the two are independent (lanes that take turns); 1 elsewhere."""
+    if not model.takes_turns:
+        return 1.0
     expected_us = sum(sample.wall_us * sample_speed(model.curve, sample) for sample in samples)
-    if not model.takes_turns or expected_us == 0:
+    if expected_us == 0:
         return 1.0
     low, high = PACE_RANGE
     return min(max(sum(sample.compute_us for sample in samples) / expected_us, low), high)

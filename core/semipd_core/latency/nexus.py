@@ -72,10 +72,12 @@ class StepModel:
         if samples[-1].at_ns < seen_ns:  # the machine was started anew, and its clock with it
             seen_ns = 0
         fit = self.prefill if key[1] is Role.PREFILL else self.decode
-        for sample in samples:
-            lone_us = self.lone_us(sample)
-            if sample.at_ns > seen_ns and lone_us > 0 and sample.rows > 0:
-                fit = fit.updated(_features(sample), lone_us)
+        points = (
+            (_features(sample), self.lone_us(sample))
+            for sample in samples
+            if sample.at_ns > seen_ns and sample.rows > 0
+        )
+        fit = fit.extended(point for point in points if point[1] > 0)
         seen = {**self.seen_ns, key: samples[-1].at_ns}
         return (
             replace(self, prefill=fit, seen_ns=seen)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from semipd_core.latency.forecast import Forecast
+from semipd_core.latency.forecast import Forecast, Forecaster
 from semipd_core.partition import Partition
 from semipd_core.policies.decision import (
     Decision,
@@ -50,9 +50,10 @@ class ModelPredictive:
             return self._decide_unmodelled(inputs)
         forecaster = inputs.forecaster()
         current = forecaster.forecast(inputs.current)
-        forecasts = [forecaster.forecast(split) for split in inputs.splits]
         if inputs.load.kv_used_permille > self.kv_switch_permille:
-            return self._decode_first(inputs, current, forecasts)
+            return self._decode_first(
+                inputs, current, [forecaster.forecast(split) for split in inputs.splits]
+            )
         window = inputs.window
         if not inputs.is_bad and window.judged < self.min_verdicts:
             is_chance = inputs.window_state is WindowState.BAD
@@ -60,7 +61,7 @@ class ModelPredictive:
                 Reason.TOO_FEW_SAMPLES if is_chance else Reason.SLO_MET,
                 f"{describe_window(inputs)}; {self.min_verdicts} verdicts are due before a forecast alone moves a split",
             )
-        return self._prefill_first(inputs, current, forecasts)
+        return self._prefill_first(inputs, current, forecaster)
 
     def _decide_unmodelled(self, inputs: PolicyInputs) -> Decision:
         missing = f"no step model yet ({inputs.steps.missing()})"
@@ -69,14 +70,17 @@ class ModelPredictive:
         decision = self.fallback.decide(inputs)
         return replace(decision, message=f"{missing}, by feedback: {decision.message}")
 
-    def _prefill_first(
-        self, inputs: PolicyInputs, current: Forecast, forecasts: Sequence[Forecast]
-    ) -> Decision:
+    def _prefill_first(self, inputs: PolicyInputs, current: Forecast, forecaster: Forecaster) -> Decision:
         slo = inputs.slo
         meets_both = current.meets_ttft(slo) and current.meets_tpot(slo)
-        best = best_feasible(forecasts, slo, self.margin)
         # What is seen of the present split counts for more than what is forecast of it.
         seen_permille = max(current.attainment_permille, inputs.window.attainment_permille or 0)
+        if (
+            meets_both and seen_permille + self.min_room_gain_permille > 1000
+        ):  # more than any split can be expected to have
+            return self._stay(inputs, current)
+        forecasts = [forecaster.forecast(split) for split in inputs.splits]
+        best = best_feasible(forecasts, slo, self.margin)
         if meets_both and (
             best is None or best.attainment_permille < seen_permille + self.min_room_gain_permille
         ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from semipd_core.errors import InvalidSpec
 from semipd_core.partition import Band, Isolation, Partition
@@ -17,6 +18,7 @@ DISJOINT = tuple(
 )
 
 
+@lru_cache(maxsize=1024)  # of a fleet: asked for at every round of every service
 def legal_splits(
     isolation: Isolation, bounds: Band, *, step_percent: int = FREE_STEP_PERCENT
 ) -> tuple[Partition, ...]:

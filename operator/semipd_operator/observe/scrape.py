@@ -1,59 +1,143 @@
-"""The agents' windows, all at once within a deadline: who is slow or dead is no data, and delays nobody."""
+"""The agents' windows, all at once within a deadline: who is slow or dead is no data, and delays nobody for long.
+
+A fleet's reports together are hundreds of megabytes as objects, so each service's are handed on as soon as they are complete.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
-import httpx
+import aiohttp
 import msgspec
 
 from semipd_core.telemetry import EngineReport
 from semipd_operator.plan.naming import AGENT_PORT
+from semipd_shell.informer import Key
 
 CONCURRENCY = 128
 AGENT_TIMEOUT_S = 3.0
+PATIENCE_S = 0.25  # who has not answered by then waits on without a place among CONCURRENCY
 MAX_BYTES = 4 << 20
+OK = 200
+
+Addresses = Mapping[str, str]  # pod name: IP
+Reports = dict[str, list[EngineReport]]  # pod name: one per engine
 
 _decoder = msgspec.json.Decoder(list[EngineReport])
+
+
+@asynccontextmanager
+async def open_client() -> AsyncIterator[aiohttp.ClientSession]:
+    """For a Scraper: a connection per request, since thousands kept open would be of use once a round."""
+    connector = aiohttp.TCPConnector(limit=0, force_close=True, use_dns_cache=False)
+    timeout = aiohttp.ClientTimeout(total=AGENT_TIMEOUT_S)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False) as client:
+        yield client
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A service whose agents are being asked."""
+
+    waiting: int
+    found: Reports = field(default_factory=dict)
 
 
 class Scraper:
     """`port` of every agent."""
 
-    def __init__(self, client: httpx.AsyncClient, port: int = AGENT_PORT) -> None:
+    def __init__(self, client: aiohttp.ClientSession, port: int = AGENT_PORT) -> None:
         self._client = client
         self._port = port
-        self._slots = asyncio.Semaphore(CONCURRENCY)
 
-    async def scrape(self, addresses: Mapping[str, str], deadline_s: float) -> dict[str, list[EngineReport]]:
-        """Reports by pod name, of those that answered. `addresses`: pod name to IP."""
-        found: dict[str, list[EngineReport]] = {}
+    async def scrape(
+        self, services: Mapping[Key, Addresses], deadline_s: float
+    ) -> AsyncIterator[tuple[Key, Reports]]:
+        """Each service once, with the reports of those that answered: when all have, or when the time is over."""
+        pending = {key: _Pending(waiting=len(addresses)) for key, addresses in services.items()}
+        complete: asyncio.Queue[Key] = asyncio.Queue()
+        slots = asyncio.Semaphore(CONCURRENCY)
 
-        async def one(name: str, address: str) -> None:
-            async with self._slots:
-                reports = await self._fetch(address)
-            if reports is not None:
-                found[name] = [named(report, name) for report in reports]
+        async def ask(key: Key, name: str, address: str) -> None:
+            try:
+                reports = await self._fetch(address, slots)
+                if reports is not None:
+                    pending[key].found[name] = [named(report, name) for report in reports]
+            finally:
+                pending[key].waiting -= 1
+                if pending[key].waiting == 0:
+                    complete.put_nowait(key)
 
-        tasks = [asyncio.create_task(one(name, address)) for name, address in addresses.items()]
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=deadline_s)
-            for task in late:
+        tasks = [
+            asyncio.create_task(ask(key, name, address))
+            for key, addresses in services.items()
+            for name, address in addresses.items()
+        ]
+        for key in [key for key, each in pending.items() if each.waiting == 0]:
+            complete.put_nowait(key)
+        try:
+            async for key in _until(asyncio.get_running_loop().time() + deadline_s, complete, len(pending)):
+                yield key, pending.pop(key).found
+        finally:
+            for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        return found
+        for key, each in pending.items():
+            yield key, each.found
 
-    async def _fetch(self, address: str) -> list[EngineReport] | None:
+    async def _fetch(self, address: str, slots: asyncio.Semaphore) -> list[EngineReport] | None:
         host = f"[{address}]" if ":" in address else address
-        try:
-            async with asyncio.timeout(AGENT_TIMEOUT_S):
-                response = await self._client.get(f"http://{host}:{self._port}/v1/windows")
-            if response.status_code != httpx.codes.OK or len(response.content) > MAX_BYTES:
+        async with _place(slots):
+            try:
+                async with self._client.get(f"http://{host}:{self._port}/v1/windows") as answer:
+                    body = await _read(answer) if answer.status == OK else None
+                return None if body is None else _decoder.decode(body)
+            except (aiohttp.ClientError, OSError, TimeoutError, msgspec.MsgspecError):
                 return None
-            return _decoder.decode(response.content)
-        except (httpx.HTTPError, OSError, TimeoutError, msgspec.MsgspecError):
+
+
+async def _until(at_s: float, keys: asyncio.Queue[Key], count: int) -> AsyncIterator[Key]:
+    """`count` keys, or those that come before `at_s` of the event loop's clock."""
+    for _ in range(count):
+        try:
+            async with asyncio.timeout_at(at_s):
+                key = await keys.get()
+        except TimeoutError:
+            return
+        yield key
+
+
+@asynccontextmanager
+async def _place(slots: asyncio.Semaphore) -> AsyncIterator[None]:
+    """One of `slots`, given back after PATIENCE_S at the latest: waiting for a dead agent costs nothing that others need."""
+    await slots.acquire()
+    is_held = True
+
+    def give_back() -> None:
+        nonlocal is_held
+        if is_held:
+            is_held = False
+            slots.release()
+
+    timer = asyncio.get_running_loop().call_later(PATIENCE_S, give_back)
+    try:
+        yield
+    finally:
+        timer.cancel()
+        give_back()
+
+
+async def _read(answer: aiohttp.ClientResponse) -> bytes | None:
+    """None: more than MAX_BYTES."""
+    body = bytearray()
+    async for chunk in answer.content.iter_any():
+        body += chunk
+        if len(body) > MAX_BYTES:
             return None
+    return bytes(body)
 
 
 def named(report: EngineReport, pod: str) -> EngineReport:

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from semipd_core.api import codec
+from semipd_core.errors import InvalidSpec
 from semipd_operator.observe.child import view_child
+from semipd_shell import log
 
 Object = Mapping[str, Any]
+
+_log = log.logger(__name__)
 
 
 def trim_pod(found: Object) -> Object:
@@ -44,8 +49,34 @@ def trim_child(kind: str, found: Object) -> Object:
 
 
 def trim_partition(found: Object) -> Object:
-    metadata = {key: value for key, value in found["metadata"].items() if key != "managedFields"}
-    return {**found, "metadata": metadata}
+    """With `partition`: read once and kept as it is read; None if this release cannot read it. Heartbeats are no news."""
+    metadata = found["metadata"]
+    plain = {"name": metadata["name"], "namespace": metadata["namespace"]}
+    counted = {**found, "metadata": plain}
+    if "status" in found:
+        counted["status"] = {
+            key: value for key, value in found["status"].items() if key != "lastHeartbeatTime"
+        }
+    try:
+        partition = codec.decode_partition(counted)
+    except InvalidSpec as error:
+        _log.warning("partition not read", name=metadata["name"], problem=str(error))
+        partition = None
+    return {"metadata": _metadata(found), "partition": partition}
+
+
+def is_news(before: Object | None, now: Object | None) -> bool:
+    """Whether what is kept of an object has changed; the server counts up versions for less."""
+    if before is None or now is None:
+        return before is not now
+    return any(_without_version(before, name) != _without_version(now, name) for name in now)
+
+
+def _without_version(kept: Object, name: str) -> Any:
+    value = kept.get(name)
+    if name == "metadata" and value is not None:
+        return {**value, "resourceVersion": None}
+    return value
 
 
 def _metadata(found: Object, *more: str) -> Object:

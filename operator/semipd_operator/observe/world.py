@@ -16,7 +16,7 @@ from semipd_core.api.service_class import SemiPDClass
 from semipd_core.errors import InvalidSpec
 from semipd_operator import kinds
 from semipd_operator.observe.child import ChildView
-from semipd_operator.observe.trim import trim_child, trim_partition, trim_pod
+from semipd_operator.observe.trim import is_news, trim_child, trim_partition, trim_pod
 from semipd_operator.plan.naming import CHILD_MANAGER, SERVICE_LABEL
 from semipd_operator.plan.observed import (
     Observed,
@@ -43,6 +43,7 @@ class World:
         self, client: AsyncClient, namespace: str | None, on_dirty: Callable[[Key | None], None]
     ) -> None:
         self.services: dict[Key, Object] = {}
+        self._read: dict[Key, tuple[Object, SemiPDService]] = {}  # what each was when it was read
         self.classes: dict[str, SemiPDClass] = {}
         self._on_dirty = on_dirty
         self._of_service: dict[str, dict[Key, dict[Key, Object]]] = defaultdict(
@@ -76,6 +77,7 @@ class World:
     def note_service(self, key: Key, found: Object | None) -> None:
         if found is None:
             self.services.pop(key, None)
+            self._read.pop(key, None)
         else:
             self.services[key] = found
         self._on_dirty(key)
@@ -103,19 +105,28 @@ class World:
                 held.pop(key, None)
             if not held:
                 del self._of_service[kind][service]
-            self._on_dirty(service)
+            if is_news(before, now):
+                self._on_dirty(service)
 
     # --- what is there ----------------------------------------------------------------------------------------
 
     def observe(self, key: Key) -> Observed:
         """Raises: KeyError if the service is gone, InvalidSpec if it cannot be read."""
-        service = codec.decode_service(self.services[key])
+        service = self.service(key)
         return Observed(
             service=service,
             workload=self.workload(key, service),
             pods=tuple(sorted(self.pods(key), key=lambda pod: pod.name)),
             partitions=self.partitions(key),
         )
+
+    def service(self, key: Key) -> SemiPDService:
+        """Read once for each of its forms. Raises: KeyError if it is gone, InvalidSpec if it cannot be read."""
+        found = self.services[key]
+        read = self._read.get(key)
+        if read is None or read[0] is not found:
+            read = self._read[key] = (found, codec.decode_service(found))
+        return read[1]
 
     def workload(self, key: Key, service: SemiPDService) -> WorkloadView | None:
         kind = workload_kind(service)
@@ -127,13 +138,8 @@ class World:
 
     def partitions(self, key: Key) -> dict[str, SemiPDPartition]:
         """Those that can be read; an agent of another release may write what this one does not know."""
-        found = {}
-        for name, item in self._of_service["SemiPDPartition"].get(key, {}).items():
-            try:
-                found[name.name] = codec.decode_partition(item)
-            except InvalidSpec as error:
-                _log.warning("partition not read", name=name.name, problem=str(error))
-        return found
+        held = self._of_service["SemiPDPartition"].get(key, {})
+        return {name.name: item["partition"] for name, item in held.items() if item["partition"] is not None}
 
     def children(self, key: Key) -> dict[ChildName, ChildView]:
         return {

@@ -64,7 +64,7 @@ def build_status(
         selector=selector_text(selector(service.metadata.name)),
         requested=_split(loop.state.target) if loop else old.requested,
         granted=granted_by_most(observed) or old.granted,
-        slo=_slo(loop, old.slo) if loop else old.slo,
+        slo=slo_status(loop, old.slo) if loop else old.slo,
         decisions=_decisions(loop.state, old.decisions) if loop else old.decisions,
         canary=canary_status(loop.state) if loop else old.canary,
         proven=proven_status(loop.state) if loop else old.proven,
@@ -104,7 +104,7 @@ def _conditions(
     return [conditions.ready(parts), *parts]
 
 
-def _slo(loop: Loop, old: SloStatus | None) -> SloStatus | None:
+def slo_status(loop: Loop, old: SloStatus | None) -> SloStatus | None:
     """A value moves only by a step: figures that change at every look would be a write at every look."""
     window, slo, last = loop.round.window, loop.slo, old or SloStatus()
     found = SloStatus(
