@@ -13,14 +13,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import httpx
-import kopf
 from lightkube import AsyncClient
 
 from semipd_core.errors import InvalidSpec
 from semipd_operator.apply.applier import Applier, Fenced
 from semipd_operator.apply.recorder import Recorder
-from semipd_operator.handlers import build_registry, build_settings
 from semipd_operator.health import Health, serve_health
+from semipd_operator.kopf_watch import KopfWatch
 from semipd_operator.lease import Election
 from semipd_operator.observe.scrape import CONCURRENCY, Scraper
 from semipd_operator.observe.world import World
@@ -52,7 +51,6 @@ class Operator:
         self.applier = Applier(client, self.election.is_leading)
         self.queue = WorkQueue(self._reconcile)
         self.health = Health()
-        self.stopped = asyncio.Event()  # kopf takes the signals over, and ends by them
         self._reconciler: Reconciler | None = None
 
     async def run(self) -> None:
@@ -60,7 +58,7 @@ class Operator:
         informers = [asyncio.create_task(informer.run()) for informer in self.world.informers]
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.election.run())
-            tasks.create_task(self._kopf())
+            tasks.create_task(KopfWatch(self.client, self.settings.watch_namespace, self.world).run())
             tasks.create_task(serve_health(self))
             await asyncio.gather(*(informer.listed.wait() for informer in self.world.informers))
             kinds = await find_optional_kinds(self.client)
@@ -100,17 +98,6 @@ class Operator:
                 self.rounds.services.clear()  # another may have led meanwhile: take up what the partitions ask for
             self._note_dirty(None)
 
-    async def _kopf(self) -> None:
-        watched = self.settings.watch_namespace
-        await kopf.operator(
-            registry=build_registry(self.world),
-            settings=build_settings(),
-            namespaces=[watched] if watched else [],
-            clusterwide=watched is None,
-            standalone=True,
-        )
-        self.stopped.set()
-
 
 async def _first_end(tasks: list[asyncio.Task[None]]) -> None:
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -123,13 +110,14 @@ async def serve(settings: OperatorSettings) -> None:
     limits = httpx.Limits(max_connections=CONCURRENCY, max_keepalive_connections=CONCURRENCY)
     async with httpx.AsyncClient(limits=limits, trust_env=False) as agents:
         operator = Operator(settings, client, agents)
-        await _until_stopped(operator.run(), operator.stopped)
+        await _until_stopped(operator.run())
         await operator.election.resign()
     await client.aclose()
 
 
-async def _until_stopped(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
+async def _until_stopped(work: Coroutine[Any, Any, None]) -> None:
     """Raises: what `work` raised before it was told to stop."""
+    stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     working = asyncio.create_task(work)
