@@ -44,11 +44,11 @@ class Operator:
         self.settings = settings
         self.client = client
         self.election = Election(client, settings.namespace, LEASE_NAME, settings.identity, time.monotonic)
-        self.world = World(client, settings.watch_namespace, self._note_dirty)
+        self.applier = Applier(client, self.election.is_leading)
+        self.world = World(client, settings.watch_namespace, self._note_dirty, self._note_gone)
         self.rounds = Rounds(
             Scraper(agents, settings.agent_port), settings.round_seconds, self.world.pods, self._note_dirty
         )
-        self.applier = Applier(client, self.election.is_leading)
         self.queue = WorkQueue(self._reconcile)
         self.health = Health()
         self._reconciler: Reconciler | None = None
@@ -78,6 +78,10 @@ class Operator:
     def _note_dirty(self, key: Key | None) -> None:
         for each in [key] if key is not None else list(self.world.services):
             self.queue.add(each)
+
+    def _note_gone(self, kind: str, key: Key) -> None:
+        """A child that goes before a turn has seen it is not one that the informer has yet to see."""
+        self.applier.forget((kind, key.namespace, key.name))
 
     async def _reconcile(self, key: Key) -> None:
         """Without the lead nothing is done: the turn comes again with it."""
