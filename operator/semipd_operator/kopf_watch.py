@@ -38,28 +38,30 @@ class KopfWatch:
         """Until cancelled. Raises: what kopf raised while both kinds were served."""
         while True:
             await self._until_served()
+            self._forget()
             try:
                 await self._watch()
             except Exception as error:
                 if getattr(error, "status", None) != NOT_FOUND and await self._are_served():
                     raise
-                _log.warning("the kinds are gone", problem=str(error))
-            self._forget()
+                _log.warning("kopf begins anew", problem=str(error))
 
     async def _until_served(self) -> None:
-        while not await self._are_served():
-            _log.warning("waits for the CustomResourceDefinitions of semipd.io")
+        while not (are_served := await self._are_served()):
+            if are_served is False:
+                _log.warning("waits for the CustomResourceDefinitions of semipd.io")
+                self._forget()
             await asyncio.sleep(RETRY_S)
 
-    async def _are_served(self) -> bool:
-        """False too while the API server cannot be asked."""
+    async def _are_served(self) -> bool | None:
+        """None while the API server cannot be asked: what is known then stays."""
         try:
             await _first(self._client.list(kinds.SERVICE, namespace=self._namespace or "*", chunk_size=1))
             await _first(self._client.list(kinds.CLASS, chunk_size=1))
         except ApiError as error:
             return bool(error.status.code != NOT_FOUND)  # kopf says what else is wrong
         except (httpx2.HTTPError, OSError):
-            return False
+            return None
         return True
 
     async def _watch(self) -> None:
@@ -87,7 +89,7 @@ class KopfWatch:
             stop.set()  # or the thread in which kopf waits for it would hold the loop's end up
 
     def _forget(self) -> None:
-        """What was deleted unseen must not stay; what is there is listed again."""
+        """What was deleted unseen must not stay; kopf lists what is there."""
         for key in list(self._world.services):
             self._world.note_service(key, None)
         for name in list(self._world.classes):

@@ -160,7 +160,7 @@ def test_every_value_reaches_its_object() -> None:
         ),
         pytest.param("cluster.crds", 1, "'/cluster/crds': got number, want boolean", id="a number for yes"),
         pytest.param(
-            "imagePullSecrets", [{"nam": "x"}], "missing property 'name'", id="a secret without a name"
+            "imagePullSecrets", [{"label": "x"}], "missing property 'name'", id="a secret without a name"
         ),
     ],
 )
