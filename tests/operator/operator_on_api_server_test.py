@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from api_server import API_SERVER_IS_BUILT, api_server_with_crds
+from installed import OPERATOR_NAMESPACE, operators_account
 from lightkube import AsyncClient, KubeConfig
 from operator_process import NAMESPACE, Agents, Cluster, OperatorProcess, service_manifest, serving_agents
 from running_service import free_port
@@ -55,11 +56,18 @@ def agents() -> Iterator[Agents]:
 
 
 @pytest.fixture(scope="module")
+def account(kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The kubeconfig of the operator's own account, with the roles of the manifests and no more."""
+    return operators_account(kubeconfig, tmp_path_factory.mktemp("account") / "kubeconfig")
+
+
+@pytest.fixture(scope="module")
 def operator(
-    kubeconfig: Path, agents: Agents, tmp_path_factory: pytest.TempPathFactory
+    account: Path, agents: Agents, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[OperatorProcess]:
+    directory = tmp_path_factory.mktemp("operator")
     with OperatorProcess(
-        kubeconfig, tmp_path_factory.mktemp("operator"), agents.port, free_port()
+        account, directory, agents.port, free_port(), namespace=OPERATOR_NAMESPACE
     ) as running:
         yield running
 
@@ -237,12 +245,12 @@ def test_a_missed_slo_moves_the_split_of_every_pod(
     decisions = cluster.wait(
         lambda: cluster.get("SemiPDService", "moved")["status"].get("decisions"), "the decision is recorded"
     )
-    assert any(each["reason"] == "TPOTMissed" for each in decisions)
+    assert any(each["reason"] == "TPOTMissed" for each in decisions), decisions
     assert cluster.conditions("moved")["SLOMet"][0] in ("False", "Unknown")
 
 
 def test_an_operator_that_is_killed_and_comes_back_writes_nothing(
-    kubeconfig: Path, cluster: Cluster, operator: OperatorProcess, agents: Agents, tmp_path: Path
+    account: Path, cluster: Cluster, operator: OperatorProcess, agents: Agents, tmp_path: Path
 ) -> None:
     deploy(cluster, "quiet", replicas=1)
     names = [
@@ -254,7 +262,9 @@ def test_an_operator_that_is_killed_and_comes_back_writes_nothing(
     before = {key: cluster.get(*key)["metadata"]["resourceVersion"] for key in names}
     os.kill(operator.process.pid, signal.SIGKILL)
     operator.process.wait(10)
-    with OperatorProcess(kubeconfig, tmp_path, agents.port, free_port(), "second") as second:
+    with OperatorProcess(
+        account, tmp_path, agents.port, free_port(), "second", namespace=OPERATOR_NAMESPACE
+    ) as second:
         cluster.wait(lambda: "leads" in second.log(), "the second leads", timeout_s=40)
         services = second.metric("semipd_operator_services")
         cluster.wait(

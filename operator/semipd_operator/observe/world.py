@@ -37,15 +37,23 @@ MANAGED = {"app.kubernetes.io/managed-by": CHILD_MANAGER}
 
 
 class World:
-    """`namespace` None: the whole cluster. `on_dirty` gets a service's key, or None for all services."""
+    """`namespace` None: the whole cluster. `on_dirty` gets a service's key, or None for all services.
+
+    `on_gone` gets the kind and the key of each object that was deleted.
+    """
 
     def __init__(
-        self, client: AsyncClient, namespace: str | None, on_dirty: Callable[[Key | None], None]
+        self,
+        client: AsyncClient,
+        namespace: str | None,
+        on_dirty: Callable[[Key | None], None],
+        on_gone: Callable[[str, Key], None] = lambda _kind, _key: None,
     ) -> None:
         self.services: dict[Key, Object] = {}
         self._read: dict[Key, tuple[Object, SemiPDService]] = {}  # what each was when it was read
         self.classes: dict[str, SemiPDClass] = {}
         self._on_dirty = on_dirty
+        self._on_gone = on_gone
         self._of_service: dict[str, dict[Key, dict[Key, Object]]] = defaultdict(
             dict
         )  # kind: service: objects
@@ -94,6 +102,8 @@ class World:
         self._on_dirty(None)
 
     def _note(self, kind: str, key: Key, before: Object | None, now: Object | None) -> None:
+        if now is None:
+            self._on_gone(kind, key)
         for found in (before, now):
             service = _service_of(key, found)
             if service is None:
