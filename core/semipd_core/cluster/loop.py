@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from semipd_core.cluster import pressure
 from semipd_core.cluster.state import (
     DECISIONS_KEPT,
     OWN_PREFIX,
@@ -76,7 +77,10 @@ def step(
         decision = replace(decision, partition=state.target)
     sends = config.mode == "Auto" and not pinned
     wishes = _wishes(state, config, fresh, now_s) if sends else {}
-    state = _remember(state, decision, wishes, now_s, changed=changed)
+    state = replace(
+        _remember(state, decision, wishes, now_s, changed=changed),
+        pressure=_pressure(state, config, inputs, fresh),
+    )
     return state, ClusterRound(
         wishes=wishes,
         decision=decision,
@@ -150,6 +154,20 @@ def _learn_curves(state: ClusterState, inputs: PolicyInputs) -> ClusterState:
     if tpot_ms is not None:
         curves = curves.with_tpot(100 * curve.contended_speed(decode, prefill), tpot_ms)
     return replace(state, curves=curves, point_s=inputs.now_s)
+
+
+def _pressure(
+    state: ClusterState, config: ClusterConfig, inputs: PolicyInputs, fresh: Mapping[str, EngineReport]
+) -> pressure.PressureTrack:
+    return pressure.look(
+        state.pressure,
+        inputs,
+        fresh,
+        since_s=max(inputs.now_s - config.window_s, state.settled_s + config.carry_over_s),
+        settled_s=state.settled_s,
+        average_s=config.average_s,
+        split_moves=config.mode == "Auto",
+    )
 
 
 def _guard(

@@ -18,6 +18,7 @@ from semipd_operator.plan.effective import Effective
 
 ROUNDS_PER_WINDOW = 4
 MIN_WINDOW_S = 20.0
+ROUNDS_PER_AVERAGE = 3  # 45 s at the usual 15 s
 
 
 def loop_config(effective: Effective, round_s: float) -> ClusterConfig:
@@ -33,6 +34,7 @@ def loop_config(effective: Effective, round_s: float) -> ClusterConfig:
         window_s=max(MIN_WINDOW_S, ROUNDS_PER_WINDOW * round_s),
         stale_after_s=2 * round_s,
         settle_s=2 * round_s,
+        average_s=ROUNDS_PER_AVERAGE * round_s,
     )
 
 
