@@ -31,6 +31,7 @@ class Looped:
     config: ClusterConfig
     state: ClusterState
     round: ClusterRound | None = None
+    is_autoscaled: bool = False  # then every round is news
 
     @property
     def wish(self) -> Wish:
@@ -40,7 +41,7 @@ class Looped:
     def loop(self) -> Loop | None:
         if self.round is None:
             return None
-        return Loop(state=self.state, round=self.round, slo=self.config.slo)
+        return Loop(state=self.state, round=self.round, slo=self.config.slo, average_s=self.config.average_s)
 
 
 class Rounds:
@@ -72,6 +73,7 @@ class Rounds:
         elif looped.config != config:
             looped.config = config
             looped.state = fit_state(looped.state, config, self._now_s())
+        looped.is_autoscaled = effective.spec.autoscale is not None
         return looped
 
     def forget(self, key: Key) -> None:
@@ -112,7 +114,7 @@ class Rounds:
                 reason=decision.reason,
                 message=decision.message,
             )
-        if _gist(looped) != before:
+        if looped.is_autoscaled or _gist(looped) != before:
             self._on_news(key)
 
 
