@@ -12,11 +12,12 @@ from semipd_core.partition import Wish
 from semipd_operator.plan.children import build_children
 from semipd_operator.plan.class_choice import choose_class
 from semipd_operator.plan.effective import Effective, apply_class
-from semipd_operator.plan.guard_rails import GpuUse, class_defect, gpus_per_pod
+from semipd_operator.plan.guard_rails import GpuUse, class_defect, gpus_per_pod, replica_limit
 from semipd_operator.plan.naming import PAUSE_ANNOTATION
 from semipd_operator.plan.observed import Observed
 from semipd_operator.plan.partitions import build_partitions
 from semipd_operator.plan.pod import Manifest
+from semipd_operator.plan.scaling import Scaling, plan_scaling, with_scaling
 from semipd_operator.plan.status import Loop, build_status
 
 SEEDED_REPLICAS = 1
@@ -37,6 +38,7 @@ class Admission:
 
     effective: Effective | None
     defect: InvalidSpec | None = None
+    replica_limit: int | None = None  # by the class's GPU budget; None: there is none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,7 @@ class Plan:
     partitions: tuple[Manifest, ...]
     status: ServiceStatus
     seeds_replicas: bool = False  # `/scale` cannot be read without spec.replicas
+    scaling: Scaling | None = None  # None: no autoscale block
 
 
 def admit(
@@ -63,7 +66,7 @@ def admit(
     if defect is not None:
         return Admission(effective=None, defect=defect)
     effective = apply_class(service, choice.spec, operator_image=installation.engine_image)
-    return Admission(effective=effective)
+    return Admission(effective=effective, replica_limit=replica_limit(choice.spec, use, per_pod))
 
 
 def build_plan(
@@ -87,10 +90,19 @@ def build_plan(
             )
         )
     partitions = build_partitions(observed, {}, wish) if wish is not None and not is_paused(observed) else []
+    scaling = plan_scaling(
+        observed,
+        loop,
+        defect=admission.defect,
+        paused=is_paused(observed),
+        replica_limit=admission.replica_limit,
+        now=now,
+    )
     return Plan(
         children=children,
         partitions=tuple(partitions),
-        status=build_status(observed, loop, admission.defect, now),
+        status=with_scaling(build_status(observed, loop, admission.defect, now), scaling, now),
+        scaling=scaling,
         seeds_replicas=service.spec.replicas is None and service.spec.placement is Placement.REPLICAS,
     )
 
