@@ -26,9 +26,10 @@ from semipd_core.cluster.pressure import CLAMP, DOWN_PRESSURE, UP_PRESSURE, Pres
 NOW_S = 1_000_000.0
 
 
-def reading(pressure=0.5, *, observed=None, open_per_engine=8.0, engines=4, tokens_per_s=400.0):
+def reading(pressure=0.5, *, latest=None, observed=None, open_per_engine=8.0, engines=4, tokens_per_s=400.0):
     return PressureReading(
         pressure=pressure,
+        latest=pressure if latest is None else latest,
         observed=pressure if observed is None else observed,
         open_per_engine=open_per_engine,
         engines=engines,
@@ -97,12 +98,36 @@ def inputs(**changes):
         ),
         pytest.param({"reading": reading(2.0, engines=1)}, 4, "PartialData", id="one engine speaks for one"),
         pytest.param(
-            {"reading": reading(0.3, observed=0.9)},
+            {"reading": reading(0.45, observed=0.9)},
             4,
             "SplitFirst",
             id="what a split can do, replicas need not",
         ),
+        pytest.param(
+            {"reading": reading(0.9, latest=0.3)},
+            4,
+            "WithinBand",
+            id="a backlog that is worked off asks for nobody",
+        ),
+        pytest.param(
+            {"reading": reading(0.2, latest=0.5)}, 4, "WithinBand", id="what has just begun keeps everybody"
+        ),
         pytest.param({"reading": reading(0.2)}, 3, "PressureLow", id="one less, if the rest can carry it"),
+        pytest.param(
+            {"reading": reading(0.2, observed=0.9)},
+            3,
+            "PressureLow",
+            id="the split has room for one replica less",
+        ),
+        pytest.param(
+            {"reading": reading(0.2, observed=1.1)}, 4, "SplitFirst", id="but not while the SLO is missed"
+        ),
+        pytest.param(
+            {"reading": reading(0.39, open_per_engine=0.7)},
+            3,
+            "PressureLow",
+            id="one request per engine is as slow on fewer engines",
+        ),
         pytest.param(
             {"reading": reading(0.0, open_per_engine=0.0)}, 3, "PressureLow", id="idle is data: one less"
         ),
@@ -190,6 +215,7 @@ def any_inputs(draw):
     known = st.builds(
         reading,
         st.floats(0, CLAMP),
+        latest=st.none() | st.floats(0, CLAMP),
         observed=st.none() | st.floats(0, CLAMP),
         open_per_engine=st.floats(0, 300),
         engines=st.integers(0, 60),
@@ -233,11 +259,11 @@ def test_inside_the_bounds_only_a_pressure_of_a_settled_fleet_moves_anything(giv
     assert given_.reading is not None
     assert given_.fleet.in_flight is None
     if moved > 0:
-        assert given_.reading.pressure > UP_PRESSURE
+        assert given_.reading.rising > UP_PRESSURE
         assert moved <= max(given_.fleet.replicas, MAX_UP_PODS)
         assert given_.changed_s is None or given_.now_s - given_.changed_s >= UP_PERIOD_S
     else:
-        assert given_.reading.pressure < DOWN_PRESSURE
+        assert given_.reading.falling < DOWN_PRESSURE
         assert moved == -1
         assert given_.changed_s is None or given_.now_s - given_.changed_s >= DOWN_PERIOD_S
 

@@ -5,8 +5,9 @@ down slow; pods that are there and not ready yet are credited on the way up. Bou
 wish to have none. Nothing moves on no data, and nothing while a rollout, a switch or a start is under way: their latencies
 are not the fleet's.
 
-Two rules are ours. An engine with one open request has nothing to share: its latency is no matter of replicas. And latency grows
-faster than load near saturation, so that ×N/(N−1) flatters: what was too much for a pod within MEMORY_S is too much still.
+Three rules are ours. A step up answers what the last look saw too, not a backlog that is worked off. An engine with one open
+request has nothing to share: its latency is no matter of replicas. And latency grows faster than load near saturation, so that
+×N/(N−1) flatters: what was too much for a pod within MEMORY_S is too much still.
 Source: llm-d, guides/workload-autoscaling, SLO-aware (https://github.com/llm-d/llm-d/pull/2011).
 """
 
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from semipd_core.cluster.pressure import DOWN_PRESSURE, UP_PRESSURE, PressureReading
+from semipd_core.cluster.pressure import DOWN_PRESSURE, MISSED, UP_PRESSURE, PressureReading
 
 UP_PERIOD_S, DOWN_PERIOD_S = 60.0, 120.0  # llm-d: after any change of the number
 MAX_UP_FACTOR, MAX_UP_PODS = 1.0, 4  # llm-d: per period, the larger of the two
@@ -109,18 +110,18 @@ def decide(inputs: ScaleInputs) -> ScaleDecision:
     reading = inputs.reading
     if reading is None or fleet.ready == 0:
         return _hold(inputs, ScaleReason.NO_DATA, "no pressure of this fleet at this split is known yet")
+    if reading.rising > UP_PRESSURE:
+        return _up(inputs, reading)
+    if reading.falling < DOWN_PRESSURE and reading.observed < MISSED:
+        return _down(inputs, reading)
     if reading.is_left_to_split:
         said = f"pressure {reading.observed:.2f}, of which a better split is expected to leave {reading.pressure:.2f}"
         return _hold(inputs, ScaleReason.SPLIT_FIRST, said)
-    if reading.pressure > UP_PRESSURE:
-        return _up(inputs, reading)
-    if reading.pressure < DOWN_PRESSURE:
-        return _down(inputs, reading)
     return _hold(inputs, ScaleReason.WITHIN_BAND, f"pressure {reading.pressure:.2f}")
 
 
 def _up(inputs: ScaleInputs, reading: PressureReading) -> ScaleDecision:
-    fleet, pressure = inputs.fleet, f"pressure {reading.pressure:.2f} above {UP_PRESSURE}"
+    fleet, pressure = inputs.fleet, f"pressure {reading.rising:.2f} above {UP_PRESSURE}"
     if fleet.replicas == inputs.bounds.maximum:
         return _hold(inputs, ScaleReason.AT_MAXIMUM, pressure)
     if fleet.unschedulable:
@@ -133,7 +134,7 @@ def _up(inputs: ScaleInputs, reading: PressureReading) -> ScaleDecision:
     if (left_s := _left_s(inputs, UP_PERIOD_S)) > 0:
         return _hold(inputs, ScaleReason.PERIOD, f"{pressure}, {left_s:.0f} s of {UP_PERIOD_S:.0f} s left")
     # replicas · pressure · (ready / replicas): pods that are there but not ready will carry their part
-    wanted = math.ceil(fleet.ready * reading.pressure / UP_PRESSURE)
+    wanted = math.ceil(fleet.ready * reading.rising / UP_PRESSURE)
     step = max(math.floor(fleet.replicas * MAX_UP_FACTOR), MAX_UP_PODS)
     replicas = min(max(wanted, fleet.replicas + 1), fleet.replicas + step, inputs.bounds.maximum)
     message = f"{pressure} on {fleet.ready} of {fleet.replicas} replicas: {replicas}"
@@ -141,16 +142,17 @@ def _up(inputs: ScaleInputs, reading: PressureReading) -> ScaleDecision:
 
 
 def _down(inputs: ScaleInputs, reading: PressureReading) -> ScaleDecision:
-    fleet, pressure = inputs.fleet, f"pressure {reading.pressure:.2f} below {DOWN_PRESSURE}"
+    fleet, pressure = inputs.fleet, f"pressure {reading.falling:.2f} below {DOWN_PRESSURE}"
     replicas = fleet.replicas - MAX_DOWN_PODS
     if replicas < inputs.bounds.minimum:
         return _hold(inputs, ScaleReason.AT_MINIMUM, pressure)
     if reading.engines < fleet.ready * fleet.engines_per_pod:
         return _hold(inputs, ScaleReason.PARTIAL_DATA, f"{pressure}, {_reporting(fleet, reading)}")
     carriers = min(fleet.ready, replicas)  # a pod that never became ready goes first and takes no load along
-    consolidated = reading.pressure * fleet.ready / carriers if carriers else math.inf
-    if consolidated >= DOWN_PRESSURE and carriers < fleet.ready:
-        said = f"{pressure}, on {carriers} replicas it would be {consolidated:.2f}"
+    growth = fleet.ready / carriers if carriers else math.inf
+    is_shared = reading.open_per_engine * growth > MIN_OPEN_PER_ENGINE
+    if is_shared and carriers < fleet.ready and reading.falling * growth >= DOWN_PRESSURE:
+        said = f"{pressure}, on {carriers} replicas it would be {reading.falling * growth:.2f}"
         return _hold(inputs, ScaleReason.CONSOLIDATION, said)
     limit = _known_overload(inputs)
     if (
@@ -164,7 +166,8 @@ def _down(inputs: ScaleInputs, reading: PressureReading) -> ScaleDecision:
         return _hold(inputs, ScaleReason.OVERLOADED_BEFORE, said)
     if (left_s := _left_s(inputs, DOWN_PERIOD_S)) > 0:
         return _hold(inputs, ScaleReason.PERIOD, f"{pressure}, {left_s:.0f} s of {DOWN_PERIOD_S:.0f} s left")
-    message = f"{pressure}, on {carriers} replicas at most {consolidated:.2f}: {replicas}"
+    load = f"{reading.open_per_engine * growth:.1f} open requests per engine"
+    message = f"{pressure}, on {carriers} ready replicas with {load}: {replicas}"
     return ScaleDecision(replicas=replicas, reason=ScaleReason.PRESSURE_LOW, message=message)
 
 

@@ -77,10 +77,8 @@ def step(
         decision = replace(decision, partition=state.target)
     sends = config.mode == "Auto" and not pinned
     wishes = _wishes(state, config, fresh, now_s) if sends else {}
-    state = replace(
-        _remember(state, decision, wishes, now_s, changed=changed),
-        pressure=_pressure(state, config, inputs, fresh),
-    )
+    state = _remember(state, decision, wishes, now_s, changed=changed)
+    state = replace(state, pressure=_pressure(state, config, inputs, fresh, split_moves=sends))
     return state, ClusterRound(
         wishes=wishes,
         decision=decision,
@@ -157,7 +155,12 @@ def _learn_curves(state: ClusterState, inputs: PolicyInputs) -> ClusterState:
 
 
 def _pressure(
-    state: ClusterState, config: ClusterConfig, inputs: PolicyInputs, fresh: Mapping[str, EngineReport]
+    state: ClusterState,
+    config: ClusterConfig,
+    inputs: PolicyInputs,
+    fresh: Mapping[str, EngineReport],
+    *,
+    split_moves: bool,
 ) -> pressure.PressureTrack:
     return pressure.look(
         state.pressure,
@@ -166,7 +169,7 @@ def _pressure(
         since_s=max(inputs.now_s - config.window_s, state.settled_s + config.carry_over_s),
         settled_s=state.settled_s,
         average_s=config.average_s,
-        split_moves=config.mode == "Auto",
+        split_moves=split_moves,
     )
 
 

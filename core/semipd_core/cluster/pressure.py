@@ -1,9 +1,9 @@
 """How near is a service to its SLO, as far as more replicas could help? One number for every way to scale.
 
 Per look: max(TTFT/target, TPOT/target), each at the SLO's own percentile, over what the present engines have served at the
-present split; at most CLAMP. The split answers before replicas do: where the step model expects a legal split to do better, what
-is left at that split counts. TPOT close to its target, say, is how a good split looks (prefill has all that decode can spare) and
-says nothing about load. A forecast that a missed SLO contradicts for PATIENCE_S is not believed any more.
+present split since the look before; at most CLAMP. The split answers before replicas do: where the step model expects a legal
+split to do better, what is left at that split counts. TPOT close to its target, say, is how a good split looks (prefill has all
+that decode can spare) and says nothing about load. A forecast that a missed SLO contradicts for PATIENCE_S is not believed.
 
 Over time: the mean over `average_s`, and None until that time has been seen whole with the same engines and the same split: what
 another fleet did is no measure of this one. None is also what no data gives; idle gives 0.
@@ -24,6 +24,7 @@ MISSED = 1.0  # the target itself
 UP_PRESSURE, DOWN_PRESSURE = 0.55, 0.40  # llm-d's band, in which the number of replicas stays
 PATIENCE_S = 90.0  # three default cooldowns: as many moves of the split as cross the whole band
 SAME_FLEET_OF = 10
+MIN_SAMPLES = 3  # windows in a mean
 KV_FULL_PERMILLE = 800.0  # no split makes room in a full cache; llm-d WVA calls 0.8 saturated
 
 
@@ -62,10 +63,20 @@ class PressureTrack:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PressureReading:
     pressure: float  # what replicas should answer, 0..CLAMP
+    latest: float  # the same of the last look alone
     observed: float  # before the split's part is taken off
     open_per_engine: float
     engines: int  # that report
     tokens_per_s: float  # of all engines
+
+    @property
+    def rising(self) -> float:
+        """What both say at least: a backlog that has been worked off since asks for nobody any more."""
+        return min(self.pressure, self.latest)
+
+    @property
+    def falling(self) -> float:
+        return max(self.pressure, self.latest)
 
     @property
     def is_left_to_split(self) -> bool:
@@ -82,16 +93,29 @@ def look(
     average_s: float,
     split_moves: bool,
 ) -> PressureTrack:
-    """`track` after one more look. `since_s`: earliest window; `settled_s`: last move of the split; `split_moves`: mode Auto."""
+    """`track` after one more look.
+
+    `since_s`: no window begins before it; `settled_s`: the split's last move; `split_moves`: whether it may move.
+    """
     now_s, engines = inputs.now_s, len(fresh)
     if _is_another_fleet(track.engines, engines) or settled_s != track.settled_s:
         track = PressureTrack(
-            engines=engines, settled_s=settled_s, since_s=now_s, missed_since_s=track.missed_since_s
+            engines=engines,
+            settled_s=settled_s,
+            since_s=now_s,
+            looked_s=track.looked_s,
+            missed_since_s=track.missed_since_s,
         )
     if not engines:
         return replace(track, looked_s=now_s, missed_since_s=None)
+    looked_s = min(
+        track.looked_s, now_s - average_s / MIN_SAMPLES
+    )  # looks close to each other share requests
     window = pool_reports(
-        fresh.values(), since_s=max(since_s, track.since_s), now_s=now_s, stale_after_s=float("inf")
+        fresh.values(),
+        since_s=max(since_s, track.since_s, looked_s),
+        now_s=now_s,
+        stale_after_s=float("inf"),
     )
     is_new = track.since_s == now_s  # then the window is empty, which is not idle
     load, observed = _load(window, fresh), None if is_new else observe(window, inputs)
@@ -121,8 +145,10 @@ def read(track: PressureTrack, average_s: float) -> PressureReading | None:
     observed = _mean([sample.observed for sample in samples])
     relieved = _mean([sample.relieved for sample in samples])
     missed_s = track.looked_s - track.missed_since_s if track.missed_since_s is not None else 0.0
+    is_refuted = missed_s >= PATIENCE_S
     return PressureReading(
-        pressure=observed if missed_s >= PATIENCE_S else relieved,
+        pressure=observed if is_refuted else relieved,
+        latest=samples[-1].observed if is_refuted else samples[-1].relieved,
         observed=observed,
         open_per_engine=_mean([sample.load.open_requests / sample.load.engines for sample in samples]),
         engines=samples[-1].load.engines,
@@ -168,7 +194,7 @@ def _is_another_fleet(before: int, now: int) -> bool:
 def _relieved(observed: float, inputs: PolicyInputs) -> float:
     """Only asked for where it decides something: a forecast over all splits is the dearest part of a round."""
     if (
-        observed <= UP_PRESSURE
+        observed < DOWN_PRESSURE
         or not inputs.steps.is_trusted
         or inputs.load.kv_used_permille > KV_FULL_PERMILLE
     ):
