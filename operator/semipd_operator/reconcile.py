@@ -9,17 +9,17 @@ from typing import Any
 
 from semipd_core.api import codec
 from semipd_core.api.conditions import Condition, ConditionStatus, ConditionType, set_condition
-from semipd_core.api.service import SemiPDService, ServiceStatus
+from semipd_core.api.service import SemiPDService
 from semipd_core.errors import InvalidSpec
-from semipd_operator.apply.applier import Applier, FieldOwned, ScaleRefused
+from semipd_operator.apply.applier import Applier, FieldOwned
 from semipd_operator.apply.recorder import Recorder
+from semipd_operator.autoscale import Scaler
 from semipd_operator.observe.world import World
 from semipd_operator.plan.class_choice import choose_class
 from semipd_operator.plan.guard_rails import gpus_per_pod
 from semipd_operator.plan.observed import Observed
 from semipd_operator.plan.partitions import is_asked
 from semipd_operator.plan.plan import Admission, Installation, Plan, admit, build_plan
-from semipd_operator.plan.scaling import Scaling, refused, with_scaling
 from semipd_operator.plan.transitions import find_transitions
 from semipd_operator.rounds import Looped, Rounds
 from semipd_shell import log
@@ -42,12 +42,14 @@ class Reconciler:
         self._installation = installation
         self._recorder = recorder
         self._now = now
+        self._scaler = Scaler(applier, now)
 
     async def reconcile(self, key: Key) -> None:
         """Raises: Fenced, ApiError, httpx2.HTTPError: to be tried again."""
         found = self._world.services.get(key)
         if found is None or "deletionTimestamp" in found["metadata"]:
             self._rounds.forget(key)
+            self._scaler.forget(key)
             return
         try:
             observed = self._world.observe(key)
@@ -64,6 +66,7 @@ class Reconciler:
             self._installation,
             wish=looped.wish if looped else None,
             loop=looped.loop if looped else None,
+            scale_refusal=self._scaler.refusal(key),
             now=self._time(),
         )
         await self._apply(key, observed, plan)
@@ -110,33 +113,13 @@ class Reconciler:
         encoded = codec.encode(status)
         if encoded != self._world.services.get(key, {}).get("status"):
             if plan.scaling is not None and plan.scaling.replicas is not None:
-                status = await self._scale(key, service, status, plan.scaling)
+                status = await self._scaler.scale(key, service, status, plan.scaling)
             else:
                 await self._applier.apply_status(key.name, key.namespace, encoded)
             for transition in find_transitions(service.status, status):
                 await self._recorder.record(service, transition)
         if plan.seeds_replicas:
             await self._applier.seed_replicas(key.name, key.namespace)
-
-    async def _scale(
-        self, key: Key, service: SemiPDService, status: ServiceStatus, scaling: Scaling
-    ) -> ServiceStatus:
-        """The status that was written: first, and only if the service is still the one that was decided about."""
-        assert scaling.replicas is not None
-        version = await self._applier.apply_status(
-            key.name, key.namespace, codec.encode(status), service.metadata.resource_version
-        )
-        try:
-            await self._applier.scale(key.name, key.namespace, version, scaling.replicas)
-        except ScaleRefused as error:
-            status = with_scaling(status, refused(scaling, str(error)), self._time())
-            await self._applier.apply_status(key.name, key.namespace, codec.encode(status))
-            return status
-        record = scaling.records[0]
-        _log.info(
-            "scales", service="/".join(key), to=scaling.replicas, reason=record.reason, message=record.message
-        )
-        return status
 
     async def _refuse(self, key: Key, error: InvalidSpec) -> None:
         """Of what the API server let through: an object older than its schema, or bounds without a legal split."""

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
         ask = Kubectl(programs, api.kubeconfig)
         ask("apply", "--server-side", "-k", str(ROOT / "crds"))
         ask("apply", "--server-side", "-f", str(ROOT / "tests/operator/keda/scaledobjects.yaml"))
-        ask("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        ask("wait", "--for=condition=Established", "crd", "--all", "--timeout=90s")
         ask("create", "namespace", NAMESPACE)
         name = "kube-controller-manager"
         command = [*controllers.build_commands(api)[name], *MANAGER_FLAGS]
@@ -106,12 +106,17 @@ def external_metrics(operator: OperatorProcess, ask: Kubectl, cluster: Cluster) 
                 "wait",
                 "--for=condition=Available",
                 "apiservice/v1beta1.external.metrics.k8s.io",
-                "--timeout=30s",
+                "--timeout=90s",
             )
             yield
         finally:
             process.terminate()
             process.wait(10)
+
+
+def until(cluster: Cluster, is_done: Callable[[], object], what: str) -> Any:
+    """With time for a busy machine."""
+    return cluster.wait(is_done, what, timeout_s=120)
 
 
 def example(name: str) -> dict[str, Any]:
@@ -123,7 +128,7 @@ def deploy(cluster: Cluster, name: str, count: int) -> None:
     """A service with `count` ready pods, and without an autoscale block."""
     manifest = service_manifest(name, replicas=count, partition={"mode": "Static"})
     cluster.client.create(kinds.SERVICE(manifest), namespace=NAMESPACE, field_manager="kubectl-create")
-    cluster.wait(lambda: cluster.get("Deployment", name), "the Deployment is there")
+    until(cluster, lambda: cluster.get("Deployment", name), "the Deployment is there")
     for number in range(count):
         cluster.add_pod(name, f"{name}-{number}")
     cluster.report_workload("Deployment", name, count)
@@ -145,15 +150,18 @@ def test_an_hpa_holds_without_data_and_raises_the_number_under_pressure(
 ) -> None:
     deploy(cluster, "chat", 1)
     ask("apply", "-f", "-", stdin=json.dumps(example("hpa.yaml")))
-    cluster.wait(
+    until(
+        cluster,
         lambda: hpa_conditions(ask, "chat").get("ScalingActive") == ("False", "FailedGetExternalMetric"),
         "no data is no metric",
     )
     assert wanted(cluster, "chat") == 1
     with traffic(agents, ttft_ms=360.0):
-        cluster.wait(lambda: wanted(cluster, "chat") == 2, "0.9 of 0.5 on one pod: two", timeout_s=60)
-        cluster.wait(
-            lambda: cluster.get("Deployment", "chat")["spec"]["replicas"] == 2, "the Deployment follows"
+        until(cluster, lambda: wanted(cluster, "chat") == 2, "0.9 of 0.5 on one pod: two")
+        until(
+            cluster,
+            lambda: cluster.get("Deployment", "chat")["spec"]["replicas"] == 2,
+            "the Deployment follows",
         )
         managed = cluster.get("SemiPDService", "chat")["metadata"]["managedFields"]
         owners = {
@@ -172,7 +180,7 @@ def test_an_autoscale_block_beside_an_hpa_stands_back(
     hpa["metadata"]["name"] = hpa["spec"]["scaleTargetRef"]["name"] = "both"
     hpa["spec"]["metrics"][0]["external"]["metric"]["selector"]["matchLabels"]["name"] = "both"
     ask("apply", "-f", "-", stdin=json.dumps({**hpa, "spec": {**hpa["spec"], "minReplicas": 3}}))
-    cluster.wait(lambda: wanted(cluster, "both") == 3, "the HPA holds its minimum")
+    until(cluster, lambda: wanted(cluster, "both") == 3, "the HPA holds its minimum")
     cluster.client.patch(
         kinds.SERVICE,
         "both",
@@ -181,8 +189,10 @@ def test_an_autoscale_block_beside_an_hpa_stands_back(
         patch_type=PatchType.MERGE,
         field_manager="kubectl-edit",
     )
-    cluster.wait(
-        lambda: cluster.conditions("both").get("ScalingActive") == ("False", "ReplicasOwned"), "it says so"
+    until(
+        cluster,
+        lambda: cluster.conditions("both").get("ScalingActive") == ("False", "ReplicasOwned"),
+        "it says so",
     )
     versions = set()
     deadline_s = time.monotonic() + 6  # three turns of the HPA
@@ -198,8 +208,10 @@ def test_kubectl_scale_reaches_the_deployment(
 ) -> None:
     deploy(cluster, "byhand", 1)
     ask("scale", "semipdservice/byhand", "-n", NAMESPACE, "--replicas=4")
-    cluster.wait(
-        lambda: cluster.get("Deployment", "byhand")["spec"]["replicas"] == 4, "the Deployment follows"
+    until(
+        cluster,
+        lambda: cluster.get("Deployment", "byhand")["spec"]["replicas"] == 4,
+        "the Deployment follows",
     )
     assert json.loads(
         ask("get", "--raw", f"/apis/semipd.io/v1alpha1/namespaces/{NAMESPACE}/semipdservices/byhand/scale")

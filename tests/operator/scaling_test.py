@@ -19,7 +19,7 @@ from semipd_core.partition import Band, Isolation, Partition
 from semipd_core.telemetry import SloTargets
 from semipd_operator.plan.observed import Observed, ReplicasOwner
 from semipd_operator.plan.plan import Installation, admit, build_plan
-from semipd_operator.plan.scaling import RECORDS_KEPT, Scaling, plan_scaling, refused, with_scaling
+from semipd_operator.plan.scaling import RECORDS_KEPT, Refusal, Scaling, plan_scaling, refused, with_scaling
 from semipd_operator.plan.status import Loop
 from semipd_operator.plan.transitions import find_transitions
 
@@ -254,10 +254,21 @@ def test_a_number_that_nobody_wrote_down_is_a_change_and_begins_a_period() -> No
 def test_a_change_that_is_refused_is_not_written_down() -> None:
     scaling = scale(after(fleet(), 2, (record(2),)))
     assert scaling is not None
-    said = refused(scaling, "quota exceeded")
+    refusal = Refusal(replicas=4, message="quota exceeded")
+    said = refused(scaling, refusal)
     assert (said.condition.status.value, said.condition.reason) == ("False", "FailedUpdateScale")
     assert said.condition.message == "4 replicas: quota exceeded"
     assert said.records == (record(2),)
+
+
+def test_a_number_that_was_refused_is_not_tried_again_and_another_one_is() -> None:
+    refusal = Refusal(replicas=4, message="quota exceeded")
+    for pressure, replicas in ((0.9, None), (0.7, 3)):
+        scaling = plan_scaling(
+            fleet(), loop(pressure), defect=None, paused=False, replica_limit=None, now=NOW, refusal=refusal
+        )
+        assert scaling is not None
+        assert scaling.replicas == replicas
 
 
 def test_without_the_block_records_and_condition_go() -> None:

@@ -17,7 +17,7 @@ from semipd_operator.plan.naming import PAUSE_ANNOTATION
 from semipd_operator.plan.observed import Observed
 from semipd_operator.plan.partitions import build_partitions
 from semipd_operator.plan.pod import Manifest
-from semipd_operator.plan.scaling import Scaling, plan_scaling, with_scaling
+from semipd_operator.plan.scaling import Refusal, Scaling, plan_scaling, with_scaling
 from semipd_operator.plan.status import Loop, build_status
 
 SEEDED_REPLICAS = 1
@@ -77,6 +77,7 @@ def build_plan(
     wish: Wish | None,
     loop: Loop | None,
     now: str,
+    scale_refusal: Refusal | None = None,
 ) -> Plan:
     """`wish`: for every pod; None while the class refuses the service. `now`: RFC 3339."""
     service, effective = observed.service, admission.effective
@@ -96,6 +97,7 @@ def build_plan(
         defect=admission.defect,
         paused=is_paused(observed),
         replica_limit=admission.replica_limit,
+        refusal=scale_refusal,
         now=now,
     )
     return Plan(

@@ -64,6 +64,14 @@ class Scaling:
     replicas: int | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A number that the API server did not take a while ago."""
+
+    replicas: int
+    message: str
+
+
 def plan_scaling(
     observed: Observed,
     loop: Loop | None,
@@ -72,6 +80,7 @@ def plan_scaling(
     paused: bool,
     replica_limit: int | None,
     now: str,
+    refusal: Refusal | None = None,
 ) -> Scaling | None:
     """None: the service has no `autoscale` block. `replica_limit`: by the class's GPU budget."""
     spec, replicas = observed.service.spec.autoscale, observed.service.spec.replicas
@@ -109,9 +118,12 @@ def plan_scaling(
         message=decision.message,
         tokens_per_second_per_pod=None if tokens_per_s is None else round(tokens_per_s / fleet.ready),
     )
-    return Scaling(
+    scaling = Scaling(
         condition=_condition(decision), records=(record, *records)[:RECORDS_KEPT], replicas=decision.replicas
     )
+    if refusal is not None and refusal.replicas == decision.replicas:
+        return refused(scaling, refusal)
+    return scaling
 
 
 def with_scaling(status: ServiceStatus, scaling: Scaling | None, now: str) -> ServiceStatus:
@@ -125,9 +137,9 @@ def with_scaling(status: ServiceStatus, scaling: Scaling | None, now: str) -> Se
     )
 
 
-def refused(scaling: Scaling, message: str) -> Scaling:
-    """The API server does not take the number: it was not changed."""
-    said = f"{scaling.replicas} replicas: {message}"
+def refused(scaling: Scaling, refusal: Refusal) -> Scaling:
+    """The number was not changed: its record goes."""
+    said = f"{refusal.replicas} replicas: {refusal.message}"
     return _inactive(StatusReason.SCALE_REFUSED, said, scaling.records[1:])
 
 
