@@ -8,6 +8,7 @@ import kopf
 
 from semipd_core.api.fields import GROUP
 from semipd_operator.observe.world import Object
+from semipd_operator.plan.observed import owns_replicas
 from semipd_shell.informer import Key
 
 VERSION = "v1alpha1"
@@ -55,10 +56,14 @@ def build_settings() -> kopf.OperatorSettings:
 
 
 def _plain(body: kopf.Body) -> dict[str, Any]:
-    """Without what nobody reads: a copy of the last-applied manifest, and who owns which field."""
+    """Without what nobody reads: a copy of the last-applied manifest, and who owns which field but spec.replicas."""
     plain = {key: value for key, value in dict(body).items() if key != "metadata"}
     metadata = dict(body["metadata"])
-    metadata.pop("managedFields", None)
+    metadata["managedFields"] = [
+        {**entry, "fieldsV1": {"f:spec": {"f:replicas": {}}}}
+        for entry in metadata.get("managedFields", [])
+        if owns_replicas(entry)
+    ]
     annotations = dict(metadata.get("annotations", {}))
     annotations.pop("kubectl.kubernetes.io/last-applied-configuration", None)
     return {**plain, "metadata": {**metadata, "annotations": annotations}}

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from semipd_operator.loop_metrics import add_loop_metrics
+from semipd_operator.metrics import ServiceCollector
 
 if TYPE_CHECKING:
     from semipd_operator.__main__ import Operator
@@ -76,4 +77,7 @@ def render(operator: Operator) -> bytes:
     gauge("semipd_operator_rounds", "of the cluster loop, since the start", operator.rounds.rounds)
     gauge("semipd_operator_round_seconds", "how long the last round took", operator.rounds.last_round_s)
     add_loop_metrics(registry, operator.rounds.services)
+    registry.register(
+        ServiceCollector(operator.rounds.services, operator.world.services, operator.election.is_leading)
+    )
     return generate_latest(registry)

@@ -13,6 +13,7 @@ from semipd_core.api.service import SemiPDService
 from semipd_core.errors import InvalidSpec
 from semipd_operator.apply.applier import Applier, FieldOwned
 from semipd_operator.apply.recorder import Recorder
+from semipd_operator.autoscale import Scaler
 from semipd_operator.observe.world import World
 from semipd_operator.plan.class_choice import choose_class
 from semipd_operator.plan.guard_rails import gpus_per_pod
@@ -41,12 +42,14 @@ class Reconciler:
         self._installation = installation
         self._recorder = recorder
         self._now = now
+        self._scaler = Scaler(applier, now)
 
     async def reconcile(self, key: Key) -> None:
         """Raises: Fenced, ApiError, httpx2.HTTPError: to be tried again."""
         found = self._world.services.get(key)
         if found is None or "deletionTimestamp" in found["metadata"]:
             self._rounds.forget(key)
+            self._scaler.forget(key)
             return
         try:
             observed = self._world.observe(key)
@@ -63,6 +66,7 @@ class Reconciler:
             self._installation,
             wish=looped.wish if looped else None,
             loop=looped.loop if looped else None,
+            scale_refusal=self._scaler.refusal(key),
             now=self._time(),
             canaries=looped.canaries if looped else {},
         )
@@ -113,7 +117,10 @@ class Reconciler:
             status = replace(status, conditions=set_condition(status.conditions, condition, self._time()))
         encoded = codec.encode(status)
         if encoded != self._world.services.get(key, {}).get("status"):
-            await self._applier.apply_status(key.name, key.namespace, encoded)
+            if plan.scaling is not None and plan.scaling.replicas is not None:
+                status = await self._scaler.scale(key, service, status, plan.scaling)
+            else:
+                await self._applier.apply_status(key.name, key.namespace, encoded)
             for transition in find_transitions(service.status, status):
                 await self._recorder.record(service, transition)
 

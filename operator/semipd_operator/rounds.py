@@ -39,6 +39,7 @@ class Looped:
     round: ClusterRound | None = None
     tally: Tally = field(default_factory=Tally)
     figures: SloStatus | None = None  # as the status shows them
+    is_autoscaled: bool = False  # then every round is news
 
     @property
     def wish(self) -> Wish:
@@ -54,7 +55,7 @@ class Looped:
     def loop(self) -> Loop | None:
         if self.round is None:
             return None
-        return Loop(state=self.state, round=self.round, slo=self.config.slo)
+        return Loop(state=self.state, round=self.round, slo=self.config.slo, average_s=self.config.average_s)
 
 
 class Rounds:
@@ -99,6 +100,7 @@ class Rounds:
         elif looped.config != config:
             looped.state = fit_state(looped.state, config, self._now_s(), looped.config)
             looped.config = config
+        looped.is_autoscaled = admission.effective.spec.autoscale is not None
         return looped
 
     def forget(self, key: Key) -> None:
@@ -148,7 +150,7 @@ class Rounds:
                 reason=decision.reason,
                 message=decision.message,
             )
-        if _gist(looped) != before:
+        if looped.is_autoscaled or _gist(looped) != before:
             self._on_news(key)
 
 

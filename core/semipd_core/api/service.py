@@ -208,6 +208,18 @@ class CanaryStatus:
 
 
 @wire
+class ScalingRecord:
+    """A change of spec.replicas by the `autoscale` block; `time` is RFC 3339."""
+
+    time: str
+    from_replicas: Count
+    to_replicas: Count
+    reason: str
+    message: str
+    tokens_per_second_per_pod: int | None = None  # the load then; what was too much once is remembered
+
+
+@wire
 class SloStatus:
     """The pooled window of the last look; None where nothing was measured."""
 
@@ -229,6 +241,7 @@ class ServiceStatus:
     decisions: tuple[DecisionRecord, ...] = ()  # the last 10, newest first
     canary: CanaryStatus | None = None
     proven: BandSpec | None = None  # None: no split has met the SLO yet
+    scalings: tuple[ScalingRecord, ...] = ()  # the last 5, newest first
     conditions: tuple[Condition, ...] = ()
 
 

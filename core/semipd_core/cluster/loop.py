@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from semipd_core.cluster import pressure
 from semipd_core.cluster.canary import Fleet, Member, Refusal
 from semipd_core.cluster.guards import guard, recent_moves
 from semipd_core.cluster.learning import learn_curves, learn_proven, learn_steps, prove
@@ -80,6 +81,7 @@ def step(
     state = replace(
         state, wished={**state.wished, **{name: (wish.decision_id, now_s) for name, wish in wishes.items()}}
     )
+    state = replace(state, pressure=_pressure(state, config, inputs, fresh, split_moves=sends))
     return state, ClusterRound(
         wishes=wishes,
         decision=decision,
@@ -139,6 +141,25 @@ def _splits(state: ClusterState, config: ClusterConfig, now_s: float) -> tuple[P
     """Without what failed as a canary a while ago."""
     splits = config.splits
     return tuple(split for split in splits if not state.is_refused(split, now_s)) or splits
+
+
+def _pressure(
+    state: ClusterState,
+    config: ClusterConfig,
+    inputs: PolicyInputs,
+    fresh: Mapping[str, EngineReport],
+    *,
+    split_moves: bool,
+) -> pressure.PressureTrack:
+    return pressure.look(
+        state.pressure,
+        inputs,
+        fresh,
+        since_s=max(inputs.now_s - config.window_s, state.settled_s + config.carry_over_s),
+        settled_s=state.settled_s,
+        average_s=config.average_s,
+        split_moves=split_moves,
+    )
 
 
 def _decide(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from semipd_core.agent_config import AgentConfig, PartitionSettings
 from semipd_core.cluster.canary import Canary, Refusal
+from semipd_core.cluster.pressure import PressureTrack
 from semipd_core.latency.nexus import StepModel
 from semipd_core.latency.semi_pd import SemiPdModel
 from semipd_core.latency.share_curve import TURNS, ShareCurve
@@ -36,6 +37,7 @@ class ClusterConfig:
     carry_over_s: float = 5.0  # after a move, while verdicts are still about the split before
     stale_after_s: float = 10.0  # an older report is no data
     settle_s: float = 10.0  # what a wish may take until reports show it
+    average_s: float = 45.0  # of the pressure that replicas follow
     # Three steps of the coarser policy, as many as one decision of semi-PD's Algorithm 1 takes: as far as the fit at the target
     # can be believed, so that a node answers a burst at once and a wrong answer stays near what the cluster loop has judged.
     band_half_width_percent: int = 15
@@ -114,6 +116,7 @@ class ClusterState:
     steps: StepModel = field(default_factory=StepModel)
     curves: SemiPdModel = field(default_factory=SemiPdModel)
     point_s: float = float("-inf")  # when the curves got their last point
+    pressure: PressureTrack = field(default_factory=PressureTrack)
     decisions: tuple[TimedDecision, ...] = ()  # the last DECISIONS_KEPT, newest first; repeated holds are one
     canary: Canary | None = None
     refusals: tuple[Refusal, ...] = ()  # that still hold, newest first

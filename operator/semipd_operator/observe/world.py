@@ -22,7 +22,9 @@ from semipd_operator.plan.observed import (
     Observed,
     PodView,
     WorkloadView,
+    owns_replicas,
     view_pod,
+    view_replicas_owner,
     view_workload,
     workload_kind,
 )
@@ -128,6 +130,11 @@ class World:
             workload=self.workload(key, service),
             pods=tuple(sorted(self.pods(key), key=lambda pod: pod.name)),
             partitions=self.partitions(key),
+            replicas_owners=tuple(
+                view_replicas_owner(entry)
+                for entry in service.metadata.managed_fields
+                if owns_replicas(entry)
+            ),
         )
 
     def service(self, key: Key) -> SemiPDService:

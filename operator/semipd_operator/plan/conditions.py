@@ -41,6 +41,8 @@ class StatusReason(StrEnum):
     GPU_UNHEALTHY = "GpuUnhealthy"
     HEALTHY = "Healthy"
     PAUSED = "Paused"
+    REPLICAS_OWNED = "ReplicasOwned"
+    SCALE_REFUSED = "FailedUpdateScale"
     UNKNOWN_YET = "NotObservedYet"
 
 

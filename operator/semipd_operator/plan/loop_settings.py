@@ -26,6 +26,7 @@ MIN_WINDOW_S = 20.0
 ROUNDS_PER_JUDGEMENT = 2
 MIN_JUDGEMENT_S = 10.0
 PINNED_PREFIX = "pinned-"  # of the decision ids of pins
+ROUNDS_PER_AVERAGE = 3  # 45 s at the usual 15 s
 
 
 def loop_config(
@@ -48,6 +49,7 @@ def loop_config(
         subject=f"{spec.model.uri} by {effective.image}",
         canary_percent=spec.rollout.canary_percent,
         canary_window_s=max(MIN_JUDGEMENT_S, ROUNDS_PER_JUDGEMENT * round_s),
+        average_s=ROUNDS_PER_AVERAGE * round_s,
     )
 
 

@@ -11,6 +11,7 @@ AGENT_PORT = 8001  # windows, status, readiness, metrics
 CHILD_MANAGER = "semipd-operator"  # field manager of children
 STATUS_MANAGER = "semipd-operator-status"
 SEED_MANAGER = "semipd-operator-seed"  # of the first spec.replicas
+SCALE_MANAGER = "semipd-operator-autoscale"  # of spec.replicas under an autoscale block
 
 SERVICE_LABEL = f"{GROUP}/service"
 COMPONENT_LABEL = "app.kubernetes.io/component"

@@ -13,11 +13,12 @@ from semipd_core.partition import Wish
 from semipd_operator.plan.children import build_children
 from semipd_operator.plan.class_choice import choose_class
 from semipd_operator.plan.effective import Effective, apply_class
-from semipd_operator.plan.guard_rails import GpuUse, class_defect, gpus_per_pod
+from semipd_operator.plan.guard_rails import GpuUse, class_defect, gpus_per_pod, replica_limit
 from semipd_operator.plan.observed import Observed
 from semipd_operator.plan.partitions import build_partitions
 from semipd_operator.plan.pin import Pin, read_pin
 from semipd_operator.plan.pod import Manifest
+from semipd_operator.plan.scaling import Refusal, Scaling, plan_scaling, with_scaling
 from semipd_operator.plan.status import Loop, build_status
 
 SEEDED_REPLICAS = 1
@@ -41,6 +42,7 @@ class Admission:
     effective: Effective | None
     defect: InvalidSpec | None = None
     pin: Pin = NO_PIN
+    replica_limit: int | None = None  # by the class's GPU budget; None: there is none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +51,7 @@ class Plan:
     partitions: tuple[Manifest, ...]
     status: ServiceStatus
     seeds_replicas: bool = False  # `/scale` cannot be read without spec.replicas
+    scaling: Scaling | None = None  # None: no autoscale block
 
 
 def admit(
@@ -70,7 +73,11 @@ def admit(
     if defect is not None:
         return Admission(effective=None, defect=defect)
     effective = apply_class(service, choice.spec, operator_image=installation.engine_image)
-    return Admission(effective=effective, pin=read_pin(observed, effective))
+    return Admission(
+        effective=effective,
+        pin=read_pin(observed, effective),
+        replica_limit=replica_limit(choice.spec, use, per_pod),
+    )
 
 
 def build_plan(
@@ -82,6 +89,7 @@ def build_plan(
     loop: Loop | None,
     now: str,
     canaries: Mapping[str, Wish] = NO_CANARIES,
+    scale_refusal: Refusal | None = None,
 ) -> Plan:
     """`wish`: for every pod but the `canaries`; None while the class refuses the service. `now`: RFC 3339."""
     service, effective = observed.service, admission.effective
@@ -97,10 +105,21 @@ def build_plan(
     partitions: list[Manifest] = []
     if wish is not None and not observed.is_paused:
         partitions = build_partitions(observed, canaries, wish, effective.spec if effective else None)
+    scaling = plan_scaling(
+        observed,
+        loop,
+        defect=admission.defect,
+        paused=observed.is_paused,
+        replica_limit=admission.replica_limit,
+        refusal=scale_refusal,
+        now=now,
+    )
+    status = build_status(observed, loop, admission.defect, now, pin_defect=admission.pin.defect)
     return Plan(
         children=children,
         partitions=tuple(partitions),
-        status=build_status(observed, loop, admission.defect, now, pin_defect=admission.pin.defect),
+        status=with_scaling(status, scaling, now),
+        scaling=scaling,
         seeds_replicas=(
             service.spec.replicas is None
             and service.spec.placement is Placement.REPLICAS

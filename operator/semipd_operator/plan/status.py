@@ -33,6 +33,7 @@ class Loop:
     state: ClusterState
     round: ClusterRound
     slo: SloTargets
+    average_s: float = 45.0  # of the pressure that replicas follow
 
 
 def build_status(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from semipd_core.api.conditions import Condition, ConditionStatus, ConditionType, find_condition
 from semipd_core.api.service import CanaryStage, CanaryStatus, ServiceStatus
 from semipd_core.policies.decision import Reason
+from semipd_operator.plan.scaling import FOUND
 
 # With a status that is a reason to look.
 _BAD = {
@@ -15,9 +16,10 @@ _BAD = {
     ConditionType.SLO_MET: ConditionStatus.FALSE,
     ConditionType.METRICS_AVAILABLE: ConditionStatus.FALSE,
     ConditionType.DEGRADED: ConditionStatus.TRUE,
+    ConditionType.SCALING_ACTIVE: ConditionStatus.FALSE,
 }
 _ROLL_BACKS = (Reason.CANARY_FAILED, Reason.CANARY_EXPIRED)
-_TOLD = (ConditionType.READY, ConditionType.SLO_MET, ConditionType.DEGRADED)
+_TOLD = (ConditionType.READY, ConditionType.SLO_MET, ConditionType.DEGRADED, ConditionType.SCALING_ACTIVE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +27,7 @@ class Transition:
     reason: str  # CamelCase; with the object, what makes two events the same
     note: str
     is_warning: bool = False
+    detail: str = ""  # what else makes two events the same
 
 
 def find_transitions(old: ServiceStatus | None, new: ServiceStatus) -> Iterator[Transition]:
@@ -45,6 +48,20 @@ def find_transitions(old: ServiceStatus | None, new: ServiceStatus) -> Iterator[
         why = f": {latest.reason}: {latest.message}" if latest and latest.partition == new.requested else ""
         split = f"({new.requested.prefill_percent}, {new.requested.decode_percent})"
         yield Transition(reason="SplitMoved", note=f"the split moves to {split}{why}")
+    yield from _scalings(old, new)
+
+
+def _scalings(old: ServiceStatus, new: ServiceStatus) -> Iterator[Transition]:
+    """Each change is an event of its own: how often a service was scaled says little, from what to what much."""
+    for record in new.scalings:
+        if record not in old.scalings and record.reason != FOUND:
+            change = f"{record.from_replicas} -> {record.to_replicas}"
+            is_up = record.to_replicas > record.from_replicas
+            yield Transition(
+                reason="ScaledUp" if is_up else "ScaledDown",
+                note=f"replicas {change}: {record.reason}: {record.message}",
+                detail=change,
+            )
 
 
 def _of_canary(old: ServiceStatus, new: ServiceStatus) -> Iterator[Transition]:
