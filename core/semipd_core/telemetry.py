@@ -107,6 +107,18 @@ class FrontEndReport(Wire, frozen=True, kw_only=True):
     slots: list[WindowSlot]
 
 
+class PodLoad(Wire, frozen=True, kw_only=True):
+    """All engines of one pod as a router needs them: `GET /v1/load` of the agent. Small, because it is asked every second."""
+
+    ready: bool  # takes new requests
+    open_requests: (
+        int | None
+    )  # None: no engine says; an engine that is silent while others speak counts as none
+    queued_requests: int | None  # open, no token yet
+    kv_used_permille: int | None
+    age_ms: int | None  # of the oldest report in it, by the pod's clock
+
+
 class EngineReport(Wire, frozen=True, kw_only=True):
     """One engine as its agent reports it: `GET /v1/windows` of the agent returns a list of these."""
 
