@@ -6,6 +6,7 @@ import msgspec
 
 from semipd_core.errors import SemipdError
 
+CLIENT_LEFT = 499  # nginx's: no response was finished
 _SHOWN_CHARACTERS = 120  # of a wrong value; a prompt may be megabytes
 
 

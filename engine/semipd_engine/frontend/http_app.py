@@ -18,7 +18,7 @@ from semipd_engine.frontend.access import Access
 from semipd_engine.frontend.answers import AnswerResponse
 from semipd_engine.frontend.api_errors import ApiError
 from semipd_engine.frontend.front_end import FrontEnd
-from semipd_engine.frontend.request_decoding import MAX_BODY_BYTES
+from semipd_engine.frontend.request_body import read_body
 
 
 def build_app(front_end: FrontEnd, *, internal: bool) -> ASGIApp:
@@ -108,16 +108,6 @@ class _Routes:
         model = self._front_end.model
         context_tokens = None if model is None else model.context_tokens
         return response_bodies.model_card(self._front_end.config.served_name, self._created, context_tokens)
-
-
-async def read_body(request: Request) -> bytes:
-    """Raises: ApiError 413; ClientDisconnect."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise ApiError(413, f"the body has more than {MAX_BODY_BYTES} bytes, allowed: {MAX_BODY_BYTES}")
-    return bytes(body)
 
 
 def _json(value: object, status: int = 200) -> Response:

@@ -1,4 +1,4 @@
-"""The proxy before two real front ends: balance, retries, readiness, leaving clients, drain."""
+"""The local proxy before two real front ends: balance, retries, readiness, leaving clients, drain."""
 
 from __future__ import annotations
 
@@ -25,11 +25,8 @@ from front_end_process import (
     until,
     wait_ready,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 from semipd_core.proxy_config import ProxyConfig
-from semipd_engine.proxy.upstreams import Upstream, order_of_choice
 
 COMPLETIONS = "/v1/completions"
 
@@ -92,28 +89,6 @@ def proxy(processes: RunningProxy) -> RunningProxy:
     for one in processes.front_ends:
         one.coordinator.reset()
     return processes
-
-
-upstreams = st.lists(
-    st.builds(
-        Upstream,
-        index=st.integers(0, 9),
-        socket_path=st.just("s"),
-        ready=st.booleans(),
-        num_open=st.integers(0, 3),
-        num_served=st.integers(0, 3),
-    ),
-    min_size=1,
-    max_size=6,
-)
-
-
-@given(upstreams)
-def test_the_choice_is_ready_if_any_is_and_has_the_fewest_open_of_those(candidates):
-    chosen = order_of_choice(candidates)[0]
-    equals = [one for one in candidates if one.ready == chosen.ready]
-    assert chosen.ready == any(one.ready for one in candidates)
-    assert chosen.num_open == min(one.num_open for one in equals)
 
 
 @slow
@@ -194,7 +169,7 @@ async def test_errors_pass_and_internal_paths_do_not(proxy):
     assert (await proxy.client.get("/health")).status_code == 200
     metrics = (await proxy.client.get("/metrics")).text
     assert 'semipd_proxy_requests_total{status="400"} 1.0' in metrics
-    assert 'semipd_proxy_engine_ready{engine="1"} 1.0' in metrics
+    assert 'semipd_proxy_upstream_ready{upstream="1"} 1.0' in metrics
 
 
 @slow
