@@ -67,6 +67,7 @@ class Operator:
             installation = Installation(
                 namespace=self.settings.namespace,
                 engine_image=self.settings.engine_image,
+                proxy_image=self.settings.proxy_image,
                 optional_kinds=kinds,
             )
             recorder = Recorder(self.client, self.settings.identity, lambda: datetime.now(UTC))

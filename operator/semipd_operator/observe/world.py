@@ -17,10 +17,19 @@ from semipd_core.errors import InvalidSpec
 from semipd_operator import kinds
 from semipd_operator.observe.child import ChildView
 from semipd_operator.observe.trim import trim_child, trim_partition, trim_pod
-from semipd_operator.plan.naming import CHILD_MANAGER, SERVICE_LABEL
+from semipd_operator.plan.naming import (
+    CHILD_MANAGER,
+    COMPONENT_LABEL,
+    ENGINE,
+    PROXY,
+    PROXY_SUFFIX,
+    SERVICE_LABEL,
+    child_name,
+)
 from semipd_operator.plan.observed import (
     Observed,
     PodView,
+    ProxiesView,
     WorkloadView,
     view_pod,
     view_workload,
@@ -115,6 +124,7 @@ class World:
             workload=self.workload(key, service),
             pods=tuple(sorted(self.pods(key), key=lambda pod: pod.name)),
             partitions=self.partitions(key),
+            proxies=self.proxies(key),
         )
 
     def workload(self, key: Key, service: SemiPDService) -> WorkloadView | None:
@@ -123,7 +133,22 @@ class World:
         return view_workload(found) if found is not None else None
 
     def pods(self, key: Key) -> list[PodView]:
-        return [view_pod(found) for found in self._of_service["Pod"].get(key, {}).values()]
+        """Of engines."""
+        return [view_pod(found) for found in self._pods(key, ENGINE)]
+
+    def proxies(self, key: Key) -> ProxiesView:
+        name = Key(key.namespace, child_name(key.name, PROXY_SUFFIX))
+        workload = self._of_service["Deployment"].get(key, {}).get(name)
+        service = self._of_service["Service"].get(key, {}).get(key, {})
+        return ProxiesView(
+            workload=view_workload(workload) if workload is not None else None,
+            pods=len(self._pods(key, PROXY)),
+            answer=service.get("selector", {}).get(COMPONENT_LABEL) == PROXY,
+        )
+
+    def _pods(self, key: Key, component: str) -> list[Object]:
+        pods = self._of_service["Pod"].get(key, {}).values()
+        return [each for each in pods if each["metadata"]["labels"].get(COMPONENT_LABEL, ENGINE) == component]
 
     def partitions(self, key: Key) -> dict[str, SemiPDPartition]:
         """Those that can be read; an agent of another release may write what this one does not know."""

@@ -15,8 +15,10 @@ from semipd_operator.plan.effective import Effective, apply_class
 from semipd_operator.plan.guard_rails import GpuUse, class_defect, gpus_per_pod
 from semipd_operator.plan.naming import PAUSE_ANNOTATION
 from semipd_operator.plan.observed import Observed
+from semipd_operator.plan.optional_children import INFERENCE_POOL
 from semipd_operator.plan.partitions import build_partitions
 from semipd_operator.plan.pod import Manifest
+from semipd_operator.plan.routing import decide_route
 from semipd_operator.plan.status import Loop, build_status
 
 SEEDED_REPLICAS = 1
@@ -28,6 +30,7 @@ class Installation:
 
     namespace: str
     engine_image: str
+    proxy_image: str | None = None  # None: no service is routed by proxies
     optional_kinds: Collection[str] = ()  # of semipd_operator.plan.optional_children
 
 
@@ -78,19 +81,27 @@ def build_plan(
     """`wish`: for every pod; None while the class refuses the service. `now`: RFC 3339."""
     service, effective = observed.service, admission.effective
     children: tuple[Manifest, ...] = ()
+    route = decide_route(
+        service.spec.routing,
+        observed.proxies,
+        has_image=installation.proxy_image is not None,
+        has_pool_kind=INFERENCE_POOL in installation.optional_kinds,
+    )
     if effective is not None and not is_paused(observed):
         children = tuple(
             build_children(
                 effective,
                 operator_namespace=installation.namespace,
                 kinds=installation.optional_kinds,
+                route=route,
+                proxy_image=installation.proxy_image,
             )
         )
     partitions = build_partitions(observed, {}, wish) if wish is not None and not is_paused(observed) else []
     return Plan(
         children=children,
         partitions=tuple(partitions),
-        status=build_status(observed, loop, admission.defect, now),
+        status=build_status(observed, loop, admission.defect, now, route),
         seeds_replicas=service.spec.replicas is None and service.spec.placement is Placement.REPLICAS,
     )
 

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from semipd_core.api.fields import Device, SecretKeyRef, Toleration
-from semipd_core.api.service import ServiceSpec
+from semipd_core.api.service import SchedulingSpec, ServiceSpec
 from semipd_operator.plan.effective import MODELS_DIRECTORY, Effective, pod_manifest
 from semipd_operator.plan.naming import AGENT_PORT, HTTP_PORT, labels, selector
 
@@ -43,7 +43,7 @@ def pod_template(effective: Effective) -> Manifest:
     if scheduling.node_selector:
         spec["nodeSelector"] = dict(sorted(scheduling.node_selector.items()))
     if scheduling.tolerations:
-        spec["tolerations"] = [_toleration(toleration) for toleration in scheduling.tolerations]
+        spec["tolerations"] = tolerations(scheduling)
     if scheduling.image_pull_secrets:
         spec["imagePullSecrets"] = [{"name": ref.name} for ref in scheduling.image_pull_secrets]
     if scheduling.runtime_class_name:
@@ -185,6 +185,10 @@ def _cache(spec: ServiceSpec) -> Manifest:
     if spec.model.cache is None:
         return {"emptyDir": {}}
     return {"persistentVolumeClaim": {"claimName": spec.model.cache.persistent_volume_claim.claim_name}}
+
+
+def tolerations(scheduling: SchedulingSpec) -> list[Manifest]:
+    return [_toleration(toleration) for toleration in scheduling.tolerations]
 
 
 def _toleration(toleration: Toleration) -> Manifest:

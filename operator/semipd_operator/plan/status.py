@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from semipd_core.api.conditions import Condition, ConditionType, find_condition, set_condition
 from semipd_core.api.fields import PartitionSplit
-from semipd_core.api.service import DecisionRecord, ServiceStatus, SloStatus
+from semipd_core.api.service import DecisionRecord, Routing, ServiceStatus, SloStatus
 from semipd_core.cluster.state import DECISIONS_KEPT, ClusterRound, ClusterState, TimedDecision
 from semipd_core.errors import InvalidSpec
 from semipd_core.partition import Partition
@@ -17,6 +17,7 @@ from semipd_core.telemetry import SloTargets
 from semipd_operator.plan import conditions
 from semipd_operator.plan.naming import selector, selector_text
 from semipd_operator.plan.observed import Observed
+from semipd_operator.plan.routing import Route
 
 ATTAINMENT_STEP_PERMILLE = (
     10  # coarser than what a window's luck moves, so that a quiet service is not written
@@ -35,12 +36,19 @@ class Loop:
 
 
 def build_status(
-    observed: Observed, loop: Loop | None, defect: InvalidSpec | None, now: str
+    observed: Observed,
+    loop: Loop | None,
+    defect: InvalidSpec | None,
+    now: str,
+    route: Route | None = None,
 ) -> ServiceStatus:
     """`now` is RFC 3339, for conditions that flip. Equal observations give an equal status."""
     service, workload = observed.service, observed.workload
     old = service.status or ServiceStatus()
-    found = _conditions(observed, loop, defect)
+    found = _conditions(observed, loop, defect, route)
+    if not any(each.type == ConditionType.ROUTED for each in found):
+        kept = tuple(each for each in old.conditions if each.type != ConditionType.ROUTED)
+        old = replace(old, conditions=kept)
     if loop is None:  # the operator starts anew: what the last one saw holds until the first look
         found = [
             each
@@ -79,7 +87,9 @@ def granted_by_most(observed: Observed) -> PartitionSplit | None:
     return PartitionSplit(prefill_percent=prefill, decode_percent=decode)
 
 
-def _conditions(observed: Observed, loop: Loop | None, defect: InvalidSpec | None) -> Sequence[Condition]:
+def _conditions(
+    observed: Observed, loop: Loop | None, defect: InvalidSpec | None, route: Route | None
+) -> Sequence[Condition]:
     round_ = loop.round if loop else None
     resources = observed.service.spec.resources
     engines = resources.engines_per_pod * sum(not pod.is_leaving for pod in observed.pods)
@@ -91,6 +101,8 @@ def _conditions(observed: Observed, loop: Loop | None, defect: InvalidSpec | Non
         conditions.slo_met(round_, observed.service.spec.slo),
         conditions.degraded(observed, defect),
     ]
+    if route is not None and observed.service.spec.routing is not Routing.SERVICE:
+        parts.append(conditions.routed(route))
     return [conditions.ready(parts), *parts]
 
 
