@@ -82,6 +82,7 @@ def build_proxy_config(
         host=config.host,
         port=config.port,
         upstreams=[engine.front_socket for engine in engines],
+        served_name=config.served_name,
         agent_lock=str(run_directory.agent_lock),
         error_file=str(run_directory.proxy_error),
     )

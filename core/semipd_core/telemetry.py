@@ -89,6 +89,16 @@ class CoordinatorReport(Wire, frozen=True, kw_only=True):
     samples: list[StepSample] = msgspec.field(default_factory=list)  # the latest 64 per role
 
 
+class EngineUsage(Wire, frozen=True, kw_only=True):
+    """Of a CoordinatorReport what an endpoint picker reads, several times a second. `GET /internal/usage` of a front end."""
+
+    waiting: int  # no step has begun
+    running: int  # in prefill or decode
+    kv_blocks_total: int
+    kv_blocks_used: int
+    block_tokens: int
+
+
 class SloTargets(Wire, frozen=True, kw_only=True):
     ttft_percentile: int
     ttft_ms: int

@@ -27,6 +27,7 @@ from front_end_process import (
 )
 
 from semipd_core.proxy_config import ProxyConfig
+from semipd_core.telemetry import EngineUsage
 
 COMPLETIONS = "/v1/completions"
 
@@ -62,6 +63,7 @@ async def running_proxy(directory: Path) -> AsyncIterator[RunningProxy]:
             host="127.0.0.1",
             port=port,
             upstreams=[one.config.front_socket for one in front_ends],
+            served_name="tiny",
             agent_lock=front_ends[0].config.agent_lock,
             error_file=str(directory / "error.json"),
         )
@@ -170,6 +172,20 @@ async def test_errors_pass_and_internal_paths_do_not(proxy):
     metrics = (await proxy.client.get("/metrics")).text
     assert 'semipd_proxy_requests_total{status="400"} 1.0' in metrics
     assert 'semipd_proxy_upstream_ready{upstream="1"} 1.0' in metrics
+
+
+@slow
+async def test_an_endpoint_picker_finds_the_engines_of_the_pod_as_one(proxy):
+    busy = EngineUsage(waiting=3, running=2, kv_blocks_total=100, kv_blocks_used=50, block_tokens=16)
+    first, second = (one.coordinator for one in proxy.front_ends)
+    first.usage = second.usage = busy
+    metrics = (await proxy.client.get("/metrics")).text
+    assert 'vllm:num_requests_waiting{model_name="tiny"} 6.0' in metrics
+    assert 'vllm:kv_cache_usage_perc{model_name="tiny"} 0.5' in metrics
+    second.usage = None
+    assert 'vllm:num_requests_waiting{model_name="tiny"} 3.0' in (await proxy.client.get("/metrics")).text
+    first.usage = None
+    assert "vllm:" not in (await proxy.client.get("/metrics")).text
 
 
 @slow

@@ -18,6 +18,7 @@ from semipd_engine.frontend.access import Access
 from semipd_engine.frontend.answers import AnswerResponse
 from semipd_engine.frontend.api_errors import ApiError
 from semipd_engine.frontend.front_end import FrontEnd
+from semipd_engine.frontend.picker_metrics import render_usage
 from semipd_engine.frontend.request_body import read_body
 
 
@@ -36,6 +37,7 @@ def build_app(front_end: FrontEnd, *, internal: bool) -> ASGIApp:
     if internal:
         table += [
             Route("/internal/window", routes.window),
+            Route("/internal/usage", routes.usage),
             Route("/internal/drain", routes.drain, methods=["POST"]),
         ]
     app = Starlette(
@@ -77,10 +79,16 @@ class _Routes:
         return _json({"ready": is_ready, "draining": self._front_end.draining}, 200 if is_ready else 503)
 
     async def metrics(self, request: Request) -> Response:  # noqa: ARG002
-        return Response(self._front_end.expose_metrics(), media_type=CONTENT_TYPE_LATEST)
+        usage = await self._front_end.link.ask_usage()
+        of_picker = render_usage(self._front_end.config.served_name, [usage] if usage is not None else [])
+        return Response(self._front_end.expose_metrics() + of_picker, media_type=CONTENT_TYPE_LATEST)
 
     async def window(self, request: Request) -> Response:  # noqa: ARG002
         return _json(self._front_end.report())
+
+    async def usage(self, request: Request) -> Response:  # noqa: ARG002
+        usage = await self._front_end.link.ask_usage()
+        return _json(usage, 200 if usage is not None else 503)
 
     async def drain(self, request: Request) -> Response:  # noqa: ARG002
         """Not ready at once; the answer says what is still open."""

@@ -9,7 +9,7 @@ import httpx
 from semipd_engine.proxy.upstreams import Address, Upstream
 
 CONNECT_TIMEOUT_S = 2.0
-READY_TIMEOUT_S = 1.0
+ASK_TIMEOUT_S = 1.0
 KEEP_ALIVE_S = 2.0  # shorter than the front ends', so that none is reused while it is being closed there
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=KEEP_ALIVE_S)
 
@@ -30,12 +30,17 @@ class Connections:
         return await self._send(upstream, method, target, headers, body, read_timeout_s=None)
 
     async def is_ready(self, upstream: Upstream) -> bool:
+        return await self.get(upstream, "/ready") is not None
+
+    async def get(self, upstream: Upstream, target: str) -> bytes | None:
+        """The body of a 200 that comes at once; else None."""
         try:
-            response = await self._send(upstream, "GET", "/ready", (), b"", read_timeout_s=READY_TIMEOUT_S)
+            response = await self._send(upstream, "GET", target, (), b"", read_timeout_s=ASK_TIMEOUT_S)
+            body = await response.aread()
         except httpx.TransportError:
-            return False
+            return None
         await response.aclose()
-        return response.status_code == httpx.codes.OK
+        return body if response.status_code == httpx.codes.OK else None
 
     async def drop(self, upstream: Upstream) -> None:
         """It is gone: its connections are closed, at a later drop if they carry a request now."""

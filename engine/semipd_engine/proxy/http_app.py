@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import httpx
@@ -37,6 +37,7 @@ class ProxyApp:
     forwarder: Forwarder
     metrics: Metrics
     knows_upstreams: Callable[[], bool]
+    more_metrics: Callable[[], Awaitable[bytes]] | None = None  # in the text format
     draining: bool = False
     refusing: bool = False
     open: set[Exchange] = field(default_factory=set)
@@ -59,15 +60,17 @@ class ProxyApp:
         if scope["path"].startswith("/v1/"):
             await self._proxy(scope, receive, send)
         else:
-            await self._own(scope["path"])(scope, receive, send)
+            response = await self._own(scope["path"])
+            await response(scope, receive, send)
 
-    def _own(self, path: str) -> Response:
+    async def _own(self, path: str) -> Response:
         if path == "/health":
             return _json({"status": "ok"}, 200)
         if path == "/ready":
             return _json({"ready": self.is_ready, "draining": self.draining}, 200 if self.is_ready else 503)
         if path == "/metrics":
-            return Response(self.metrics.expose(self.num_in_flight), media_type=CONTENT_TYPE_LATEST)
+            more = await self.more_metrics() if self.more_metrics is not None else b""
+            return Response(self.metrics.expose(self.num_in_flight) + more, media_type=CONTENT_TYPE_LATEST)
         return _error(ApiError(404, f"{path}: not found, allowed: /v1, /health, /ready, /metrics"))
 
     async def _proxy(self, scope: Scope, receive: Receive, send: Send) -> None:

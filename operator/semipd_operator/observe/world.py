@@ -57,19 +57,24 @@ class World:
         self._of_service: dict[str, dict[Key, dict[Key, Object]]] = defaultdict(
             dict
         )  # kind: service: objects
+        self._client, self._namespace = client, namespace
+        self._child_kinds = list(kinds.WATCHED)
         self.informers = [
-            self._informer(client, namespace, kinds.POD, "Pod", trim_pod, {SERVICE_LABEL: None}),
-            self._informer(client, namespace, kinds.PARTITION, "SemiPDPartition", trim_partition, None),
+            self._informer(kinds.POD, "Pod", trim_pod, {SERVICE_LABEL: None}),
+            self._informer(kinds.PARTITION, "SemiPDPartition", trim_partition, None),
             *(
-                self._informer(client, namespace, resource, kind, partial(trim_child, kind), MANAGED)
+                self._informer(resource, kind, partial(trim_child, kind), MANAGED)
                 for kind, resource in kinds.WATCHED.items()
             ),
         ]
 
+    def watch_optional(self, kind: str) -> Informer:
+        """Children of a kind that the cluster turned out to have: to be run, and listed before anything is written."""
+        self._child_kinds.append(kind)
+        return self._informer(kinds.OPTIONAL[kind], kind, partial(trim_child, kind), MANAGED)
+
     def _informer(
         self,
-        client: AsyncClient,
-        namespace: str | None,
         resource: Any,
         kind: str,
         keep: Callable[[Object], Object],
@@ -78,7 +83,7 @@ class World:
         def changed(key: Key, before: Object | None, now: Object | None) -> None:
             self._note(kind, key, before, now)
 
-        return Informer(client, resource, changed, namespace=namespace, labels=labels, keep=keep)
+        return Informer(self._client, resource, changed, namespace=self._namespace, labels=labels, keep=keep)
 
     # --- what comes in --------------------------------------------------------------------------------------
 
@@ -163,7 +168,7 @@ class World:
     def children(self, key: Key) -> dict[ChildName, ChildView]:
         return {
             (kind, item.name): found["view"]
-            for kind in kinds.WATCHED
+            for kind in self._child_kinds
             for item, found in self._of_service[kind].get(key, {}).items()
         }
 
