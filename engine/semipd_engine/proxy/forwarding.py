@@ -14,8 +14,9 @@ from semipd_core.routing.prefix import read_prefix
 from semipd_core.routing.retries import Refusal, refusal_of
 from semipd_engine.frontend.api_errors import ApiError, unavailable
 from semipd_engine.proxy.connections import Connections
-from semipd_engine.proxy.exchange import Exchange, Refused, begin, end_with_error, forwarded, is_stream
+from semipd_engine.proxy.exchange import Exchange, end_with_error, forwarded
 from semipd_engine.proxy.metrics import Metrics
+from semipd_engine.proxy.passing import LostAfterToken, LostBeforeToken, pass_on, read_refusal
 from semipd_engine.proxy.upstreams import Upstream, Upstreams
 from semipd_shell import log
 
@@ -99,7 +100,7 @@ class Forwarder:
         await send({"type": "http.response.body", "body": refused.body})
 
     async def _try(self, upstream: Upstream, exchange: Exchange, send: Send) -> Refusal | None:
-        """Why the upstream gave no token; None: it answered, or the client's answer has begun."""
+        """Why the upstream gave no token; None: the client's answer has begun, and is over."""
         headers = [*forwarded(exchange.headers), (b"x-request-id", exchange.request_id.encode())]
         try:
             response = await self._connections.send(
@@ -113,71 +114,23 @@ class Forwarder:
         try:
             refusal = refusal_of(response.status_code)
             if refusal is not None:
-                exchange.last_refusal = await _read_refusal(response)
+                exchange.last_refusal = await read_refusal(response)
                 return refusal
-            if is_stream(response):
-                return await self._pass_stream(upstream, response, exchange, send)
-            return await self._pass_whole(upstream, response, exchange, send)
+            await pass_on(response, exchange, send)
+        except LostBeforeToken as error:
+            return self._lost(upstream, Refusal.CUT, error)
+        except LostAfterToken as error:
+            self._lost(upstream, Refusal.CUT, error)
+            self._metrics.cut_after_token()
+            await end_with_error(_broke_off(upstream), send)
         finally:
             await response.aclose()
+        return None
 
     def _lost(self, upstream: Upstream, refusal: Refusal, error: Exception) -> Refusal:
         upstream.note_failure(self._now_s())
         _log.warning("upstream lost", upstream=upstream.name, refusal=refusal, error=repr(error))
         return refusal
-
-    async def _pass_stream(
-        self, upstream: Upstream, response: httpx.Response, exchange: Exchange, send: Send
-    ) -> Refusal | None:
-        """Every piece as it comes. A stream that breaks off after its first piece ends with an error event."""
-        assert isinstance(response.stream, httpx.AsyncByteStream)
-        chunks = aiter(response.stream)
-        try:
-            first = await anext(chunks, b"")
-        except httpx.TransportError as error:
-            return self._lost(upstream, Refusal.CUT, error)
-        await begin(exchange, response, send)
-        await send({"type": "http.response.body", "body": first, "more_body": True})
-        try:
-            async for chunk in chunks:
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        except httpx.TransportError as error:
-            self._lost(upstream, Refusal.CUT, error)
-            self._metrics.cut_after_token()
-            await end_with_error(_broke_off(upstream), send)
-            return None
-        await send({"type": "http.response.body", "body": b""})
-        return None
-
-    async def _pass_whole(
-        self, upstream: Upstream, response: httpx.Response, exchange: Exchange, send: Send
-    ) -> Refusal | None:
-        """Held until it is whole, up to MAX_WHOLE_BYTES: what breaks off before can be asked of another upstream."""
-        assert isinstance(response.stream, httpx.AsyncByteStream)
-        chunks = aiter(response.stream)
-        held = bytearray()
-        try:
-            async for chunk in chunks:
-                held += chunk
-                if len(held) > MAX_WHOLE_BYTES:
-                    break
-        except httpx.TransportError as error:
-            return self._lost(upstream, Refusal.CUT, error)
-        await begin(exchange, response, send)
-        await send({"type": "http.response.body", "body": bytes(held), "more_body": True})
-        async for chunk in chunks:
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
-        return None
-
-
-async def _read_refusal(response: httpx.Response) -> Refused | None:
-    assert isinstance(response.stream, httpx.AsyncByteStream)
-    try:
-        body = b"".join([chunk async for chunk in response.stream])
-    except httpx.TransportError:
-        return None
-    return Refused(status=response.status_code, headers=response.headers.raw, body=body)
 
 
 def _broke_off(upstream: Upstream) -> ApiError:
