@@ -36,7 +36,10 @@ class Access:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = record.request_id
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = record.request_id
+                if self._front_end.draining:
+                    headers["connection"] = "close"  # the client's next request finds another pod
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=record.request_id):

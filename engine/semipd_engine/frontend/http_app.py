@@ -90,9 +90,9 @@ class _Routes:
         usage = await self._front_end.link.ask_usage()
         return _json(usage, 200 if usage is not None else 503)
 
-    async def drain(self, request: Request) -> Response:  # noqa: ARG002
-        """Not ready at once; the answer says what is still open."""
-        self._front_end.draining = True
+    async def drain(self, request: Request) -> Response:
+        """Not ready at once, nothing new after `lagSeconds`; the answer says what is still open."""
+        self._front_end.drain(float(request.query_params.get("lagSeconds", 0)))
         return _json({"openRequests": self._front_end.num_in_flight})
 
     async def _answer(self, request: Request, read: intake.Reader, form: response_bodies.Form) -> Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from semipd_core.agent_config import ENDPOINT_LAG_S
 from semipd_core.api.fields import Device, SecretKeyRef, Toleration
 from semipd_core.api.service import SchedulingSpec, ServiceSpec
 from semipd_operator.plan.effective import MODELS_DIRECTORY, Effective, pod_manifest
@@ -13,7 +14,6 @@ from semipd_operator.plan.naming import AGENT_PORT, HTTP_PORT, labels, selector
 USER = 65532
 RUN_DIRECTORY = "/run/semipd"
 CACHE_DIRECTORY = "/cache"
-PRE_STOP_S = 5  # endpoints learn in this time that the pod leaves; requests that come meanwhile are served
 STOP_S = 20  # for the agent to end its processes, beside the drain
 START_PERIOD_S, START_FAILURES = 5, 360  # half an hour: a first start loads tens of GB
 
@@ -26,7 +26,7 @@ def pod_template(effective: Effective) -> Manifest:
         "serviceAccountName": effective.name,
         "automountServiceAccountToken": True,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": PRE_STOP_S + drain.timeout_seconds + STOP_S,
+        "terminationGracePeriodSeconds": ENDPOINT_LAG_S + drain.timeout_seconds + STOP_S,
         "securityContext": pod_security(),
         "containers": [_container(effective)],
         "volumes": _volumes(effective),
@@ -72,7 +72,10 @@ def container_security() -> Manifest:
 
 
 def _container(effective: Effective) -> Manifest:
-    """No liveness probe: requests outlive a dead agent, which the init restarts, and would not outlive the container."""
+    """No liveness probe: requests outlive a dead agent, which the init restarts, and would not outlive the container.
+
+    No preStop: `semipd pod` serves on for ENDPOINT_LAG_S after SIGTERM, and tells clients to connect anew meanwhile.
+    """
     return {
         "name": "engine",
         "image": effective.image,
@@ -102,7 +105,6 @@ def _container(effective: Effective) -> Manifest:
             "failureThreshold": 2,
             "timeoutSeconds": 2,
         },
-        "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_S}}},
         "securityContext": container_security(),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": _mounts(effective),

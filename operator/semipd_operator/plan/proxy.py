@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from semipd_core.agent_config import ENDPOINT_LAG_S
 from semipd_operator.plan.effective import Effective
 from semipd_operator.plan.naming import (
     AGENT_PORT,
@@ -18,7 +19,6 @@ from semipd_operator.plan.routing import Route
 from semipd_operator.plan.workload import disruption_budget, metadata
 
 REPLICAS = 2
-LAG_S = 5  # endpoints learn in this time that the pod leaves; requests that come meanwhile are served
 STOP_S = 10
 PROGRESS_DEADLINE_S = 120
 REVISIONS_KEPT = 3
@@ -118,7 +118,7 @@ def _pod(effective: Effective, image: str) -> Manifest:
         "serviceAccountName": child_name(effective.name, PROXY_SUFFIX),
         "automountServiceAccountToken": True,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": LAG_S + drain_s + STOP_S,
+        "terminationGracePeriodSeconds": ENDPOINT_LAG_S + drain_s + STOP_S,
         "securityContext": pod_security(),
         "containers": [_container(effective, image)],
         "topologySpreadConstraints": [
@@ -143,7 +143,7 @@ def _container(effective: Effective, image: str) -> Manifest:
         "--service": child_name(effective.name, ENGINES_SUFFIX),
         "--namespace": effective.namespace,
         "--port": HTTP_PORT,
-        "--lag-s": LAG_S,
+        "--lag-s": ENDPOINT_LAG_S,
         "--drain-s": effective.spec.drain.timeout_seconds,
     }
     return {
