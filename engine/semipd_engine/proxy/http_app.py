@@ -26,6 +26,10 @@ from semipd_shell import log
 
 _log = log.logger(__name__)
 
+MAX_HELD_BYTES = (
+    256 * 2**20
+)  # of all open requests' bodies: each is kept in case that another upstream must be asked
+
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class ProxyApp:
@@ -40,6 +44,7 @@ class ProxyApp:
     more_metrics: Callable[[], Awaitable[bytes]] | None = None  # in the text format
     draining: bool = False
     refusing: bool = False
+    max_held_bytes: int = MAX_HELD_BYTES
     open: set[Exchange] = field(default_factory=set)
 
     @property
@@ -105,11 +110,18 @@ class ProxyApp:
         if self.refusing:
             raise api_errors.unavailable("draining: only open requests are finished", RETRY_AFTER_S)
 
+    def _check_held(self) -> None:
+        held = sum(len(each.body) for each in self.open)
+        if held > self.max_held_bytes:
+            message = f"{held} bytes of requests are open, allowed: {self.max_held_bytes}"
+            raise api_errors.unavailable(message, RETRY_AFTER_S)
+
     async def _answer(self, request: Request, exchange: Exchange, send: Send) -> int:
         """The status of the answer; whatever goes wrong, the client gets an error body if nothing was sent yet."""
         try:
             self._check_serving()
             exchange.body = await read_body(request)
+            self._check_held()
             finished = await run_until_disconnect(self.forwarder.forward(exchange, send), request.receive)
         except ClientDisconnect:
             return CLIENT_LEFT
