@@ -44,7 +44,7 @@ async def test_a_pod_is_not_ready_at_once_serves_who_does_not_know_yet_and_finis
         metrics = (await asyncio.to_thread(httpx.get, f"{pod.url}/metrics")).text
         assert 'vllm:num_requests_running{model_name="tiny"} 0.0' in metrics
         load = asyncio.create_task(pod.complete_all(some_prompts(12), 200))
-        await asyncio.sleep(0.4)
+        await pod.until_open(6)
         pod.up.send_signal(signal.SIGTERM)
         await asyncio.to_thread(pod.wait_until, lambda: not pod.is_ready(), 2)
         body = {"model": "tiny", "prompt": [5, 6, 7], "max_tokens": 3, "ignore_eos": True}
@@ -68,7 +68,7 @@ async def test_what_is_open_when_the_time_to_drain_is_over_is_told_so(
     with RunningPod("one", tmp_path / "one", kubeconfig, uri, **spec) as pod:
         pod.wait_ready()
         load = asyncio.create_task(pod.complete_all([[5, 6, 7]] * 60, 240))
-        await asyncio.sleep(0.3)
+        await pod.until_open(30)
         pod.up.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(pod.up.wait, 60) == 0
         cut = [each for each in await load if not each.is_complete]
@@ -119,7 +119,7 @@ async def test_a_rollout_behind_the_proxy_fails_no_request(
         expected = await complete_through(proxy, pods[0], prompts, 0.0)
         assert [each.finish for each in expected] == ["length"] * len(prompts)
         load = asyncio.create_task(complete_through(proxy, pods[0], prompts, 0.25))
-        await asyncio.sleep(2)
+        await proxy.until('semipd_proxy_open_requests{upstream="one"}', 2)
         pods[0].up.send_signal(signal.SIGTERM)
         await proxy.until_upstreams("two")  # by the agent's word: the slice still says ready
         assert not load.done()
@@ -136,7 +136,7 @@ async def test_a_pod_that_is_killed_costs_only_the_streams_that_had_a_token(
     prompts = some_prompts(40)
     async with proxied_pods(kubeconfig, tmp_path, f"file://{tiny_llama_dir}") as (proxy, pods, _):
         load = asyncio.create_task(complete_through(proxy, pods[0], prompts, 0.1))
-        await asyncio.sleep(2)
+        await proxy.until('semipd_proxy_open_requests{upstream="one"}', 2)
         pods[0].kill("frontend")
         found = await load
         broken = [each for each in found if not each.is_complete]
