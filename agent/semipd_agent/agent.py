@@ -228,7 +228,10 @@ class Agent:
         if self.proxy is not None:
             self.proxy.ask_to_end()
         await wait_for_open_requests(
-            list(self.observers.values()), self.config.drain_timeout_seconds, self._hurry
+            list(self.observers.values()),
+            self.config.drain_timeout_seconds,
+            self._hurry,
+            self.config.drain_lag_s,
         )
         for observer in self.observers.values():
             observer.supervisor.is_ending = True

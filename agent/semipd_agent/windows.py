@@ -26,10 +26,10 @@ class FrontEndClient:
         except (httpx.HTTPError, msgspec.MsgspecError):
             return None
 
-    async def drain(self) -> bool:
-        """Whether the front end has taken it."""
+    async def drain(self, lag_s: float) -> bool:
+        """Whether the front end has taken it: not ready from now on, nothing new after `lag_s`."""
         try:
-            return (await self._http.post("/internal/drain")).is_success
+            return (await self._http.post("/internal/drain", params={"lagSeconds": lag_s})).is_success
         except httpx.HTTPError:
             return False
 

@@ -7,6 +7,8 @@ import msgspec
 from semipd_core.partition import Isolation
 from semipd_core.telemetry import SloTargets, Wire
 
+ENDPOINT_LAG_S = 5  # until everybody's endpoints are without a pod that is not ready
+
 
 class PartitionSettings(Wire, frozen=True, kw_only=True):
     """The service's `spec.partition` with all defaults filled in. Percent."""
@@ -59,6 +61,11 @@ class AgentConfig(Wire, frozen=True, kw_only=True):
     slo: SloTargets
     partition: PartitionSettings
     kubernetes: KubernetesSettings | None = None  # None: wishes come by file and HTTP alone
+
+    @property
+    def drain_lag_s(self) -> float:
+        """How long new requests are served after the drain has begun; the drain timeout comes after it."""
+        return 0.0 if self.kubernetes is None else ENDPOINT_LAG_S
 
 
 class WishWire(Wire, frozen=True, kw_only=True):

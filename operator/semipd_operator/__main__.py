@@ -70,9 +70,13 @@ class Operator:
             tasks.create_task(serve_health(self))
             await asyncio.gather(*(informer.listed.wait() for informer in self.world.informers))
             kinds = await find_optional_kinds(self.client)
+            optional = [self.world.watch_optional(kind.rpartition("/")[2]) for kind in kinds]
+            informers += [asyncio.create_task(informer.run()) for informer in optional]
+            await asyncio.gather(*(informer.listed.wait() for informer in optional))
             installation = Installation(
                 namespace=self.settings.namespace,
                 engine_image=self.settings.engine_image,
+                proxy_image=self.settings.proxy_image,
                 optional_kinds=kinds,
             )
             recorder = Recorder(self.client, self.settings.identity, lambda: datetime.now(UTC))

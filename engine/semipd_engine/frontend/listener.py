@@ -30,7 +30,8 @@ class Listener(uvicorn.Server):
         await self.serve(sockets=[listening])
 
 
-def build_listener(app: ASGIApp) -> Listener:
+def build_listener(app: ASGIApp, *, graceful_s: int | None = 5) -> Listener:
+    """`graceful_s`: for answers that are open when it is told to exit; None: whoever tells it keeps the time."""
     return Listener(
         uvicorn.Config(
             app,
@@ -42,7 +43,7 @@ def build_listener(app: ASGIApp) -> Listener:
             log_level="warning",
             server_header=False,
             proxy_headers=False,
-            timeout_graceful_shutdown=5,
+            timeout_graceful_shutdown=graceful_s,
             timeout_keep_alive=KEEP_ALIVE_S,
         )
     )

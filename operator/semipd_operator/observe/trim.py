@@ -45,6 +45,8 @@ def trim_child(kind: str, found: Object) -> Object:
     if kind in ("Deployment", "DaemonSet"):
         kept["spec"] = {"replicas": found.get("spec", {}).get("replicas", 1)}
         kept["status"] = found.get("status", {})
+    if kind == "Service":
+        kept["selector"] = found.get("spec", {}).get("selector") or {}
     return kept
 
 

@@ -16,6 +16,7 @@ from semipd_core.policies.decision import Reason
 from semipd_core.slo.pooled import WindowState
 from semipd_operator.plan.naming import PAUSE_ANNOTATION
 from semipd_operator.plan.observed import Observed
+from semipd_operator.plan.routing import Route
 
 
 class StatusReason(StrEnum):
@@ -163,6 +164,12 @@ def degraded(
     return _false(kind, StatusReason.HEALTHY, "")
 
 
+def routed(route: Route) -> Condition:
+    """Whether requests go the way that `routing` asks for. Absent with `routing: Service`, where there is no other way."""
+    status = _true if route.is_as_asked else _false
+    return status(ConditionType.ROUTED, route.reason, route.message)
+
+
 def ready(conditions: Iterable[Condition]) -> Condition:
     """The summary: the first blocker in order of weight. The SLO blocks nothing: a slow answer is an answer."""
     by_type = {condition.type: condition for condition in conditions}
@@ -174,9 +181,10 @@ def ready(conditions: Iterable[Condition]) -> Condition:
             ConditionType.PARTITION_APPLIED,
             lambda c: c.reason in (StatusReason.NOT_REPORTED, StatusReason.NOT_GRANTED),
         ),
+        (ConditionType.ROUTED, lambda c: c.status is not ConditionStatus.TRUE),
     ):
-        condition = by_type[kind]
-        if blocks(condition):
+        condition = by_type.get(kind)
+        if condition is not None and blocks(condition):
             return _false(ConditionType.READY, condition.reason, f"{kind}: {condition.message}")
     return _true(ConditionType.READY, StatusReason.ALL_READY, by_type[ConditionType.ENGINES_READY].message)
 

@@ -49,11 +49,21 @@ class ReplicasOwner:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProxiesView:
+    """`answer`: the service's address leads to them. `pods` counts those too that leave."""
+
+    workload: WorkloadView | None = None
+    pods: int = 0
+    answer: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
     service: SemiPDService
     workload: WorkloadView | None = None
     pods: tuple[PodView, ...] = ()
     partitions: Mapping[str, SemiPDPartition] = field(default_factory=dict)  # by name, which is the pod's
+    proxies: ProxiesView = field(default_factory=ProxiesView)
     replicas_owners: tuple[ReplicasOwner, ...] = ()
 
     @property

@@ -15,9 +15,11 @@ from semipd_operator.plan.class_choice import choose_class
 from semipd_operator.plan.effective import Effective, apply_class
 from semipd_operator.plan.guard_rails import GpuUse, class_defect, gpus_per_pod, replica_limit
 from semipd_operator.plan.observed import Observed
+from semipd_operator.plan.optional_children import INFERENCE_POOL
 from semipd_operator.plan.partitions import build_partitions
 from semipd_operator.plan.pin import Pin, read_pin
 from semipd_operator.plan.pod import Manifest
+from semipd_operator.plan.routing import decide_route
 from semipd_operator.plan.scaling import Refusal, Scaling, plan_scaling, with_scaling
 from semipd_operator.plan.status import Loop, build_status
 
@@ -32,6 +34,7 @@ class Installation:
 
     namespace: str
     engine_image: str
+    proxy_image: str | None = None  # None: no service is routed by proxies
     optional_kinds: Collection[str] = ()  # of semipd_operator.plan.optional_children
 
 
@@ -94,12 +97,20 @@ def build_plan(
     """`wish`: for every pod but the `canaries`; None while the class refuses the service. `now`: RFC 3339."""
     service, effective = observed.service, admission.effective
     children: tuple[Manifest, ...] = ()
+    route = decide_route(
+        service.spec.routing,
+        observed.proxies,
+        has_image=installation.proxy_image is not None,
+        has_pool_kind=INFERENCE_POOL in installation.optional_kinds,
+    )
     if effective is not None and not observed.is_paused:
         children = tuple(
             build_children(
                 effective,
                 operator_namespace=installation.namespace,
                 kinds=installation.optional_kinds,
+                route=route,
+                proxy_image=installation.proxy_image,
             )
         )
     partitions: list[Manifest] = []
@@ -114,7 +125,7 @@ def build_plan(
         refusal=scale_refusal,
         now=now,
     )
-    status = build_status(observed, loop, admission.defect, now, pin_defect=admission.pin.defect)
+    status = build_status(observed, loop, admission.defect, now, pin_defect=admission.pin.defect, route=route)
     return Plan(
         children=children,
         partitions=tuple(partitions),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from semipd_core.api.conditions import Condition, ConditionType, find_condition, set_condition
 from semipd_core.api.fields import PartitionSplit
-from semipd_core.api.service import DecisionRecord, ServiceStatus, SloStatus
+from semipd_core.api.service import DecisionRecord, Routing, ServiceStatus, SloStatus
 from semipd_core.cluster.state import DECISIONS_KEPT, ClusterRound, ClusterState, TimedDecision
 from semipd_core.errors import InvalidSpec
 from semipd_core.partition import Partition
@@ -16,6 +16,7 @@ from semipd_core.telemetry import SloTargets
 from semipd_operator.plan import conditions
 from semipd_operator.plan.naming import selector, selector_text
 from semipd_operator.plan.observed import Observed
+from semipd_operator.plan.routing import Route
 from semipd_operator.plan.times import to_rfc3339
 from semipd_operator.plan.trial_status import canary_status, proven_status
 
@@ -43,11 +44,15 @@ def build_status(
     now: str,
     *,
     pin_defect: InvalidSpec | None = None,
+    route: Route | None = None,
 ) -> ServiceStatus:
     """`now` is RFC 3339, for conditions that flip. Equal observations give an equal status."""
     service, workload = observed.service, observed.workload
     old = service.status or ServiceStatus()
-    found = _conditions(observed, loop, defect, pin_defect)
+    found = _conditions(observed, loop, defect, pin_defect, route)
+    if not any(each.type == ConditionType.ROUTED for each in found):
+        kept = tuple(each for each in old.conditions if each.type != ConditionType.ROUTED)
+        old = replace(old, conditions=kept)
     if loop is None:  # the operator starts anew: what the last one saw holds until the first look
         found = [
             each
@@ -89,7 +94,11 @@ def granted_by_most(observed: Observed) -> PartitionSplit | None:
 
 
 def _conditions(
-    observed: Observed, loop: Loop | None, defect: InvalidSpec | None, pin_defect: InvalidSpec | None
+    observed: Observed,
+    loop: Loop | None,
+    defect: InvalidSpec | None,
+    pin_defect: InvalidSpec | None,
+    route: Route | None,
 ) -> Sequence[Condition]:
     round_ = loop.round if loop else None
     resources = observed.service.spec.resources
@@ -102,6 +111,8 @@ def _conditions(
         conditions.slo_met(round_, observed.service.spec.slo),
         conditions.degraded(observed, defect, pin_defect),
     ]
+    if route is not None and observed.service.spec.routing is not Routing.SERVICE:
+        parts.append(conditions.routed(route))
     return [conditions.ready(parts), *parts]
 
 
