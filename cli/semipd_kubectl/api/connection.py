@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,6 +48,11 @@ class Connection:
         self.namespace = namespace  # of the context
         self.timeout_s = timeout_s  # of one request; None: without end
         self.server: str = client.configuration.host
+        self._offset_s = 0.0  # of the API server's clock
+
+    def now_s(self) -> float:
+        """Unix time by the API server's clock, as of its last answer: what it stamps is not to be judged by ours."""
+        return time.time() + self._offset_s
 
     def get(self, path: str, query: Mapping[str, str] | None = None) -> Object:
         return self._object("GET", path, query)
@@ -89,6 +95,9 @@ class Connection:
         self, method: str, path: str, query: Mapping[str, str] | None = None, body: Object | None = None
     ) -> Object:
         response = self._send(method, path, query, body, self.timeout_s)
+        date_s = _date_s(response)
+        if date_s is not None:
+            self._offset_s = date_s - time.time()
         with _released(response):
             data = _read(response, path)
             if not 200 <= response.status < 300:

@@ -39,6 +39,8 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.name is not None and args.all_namespaces:
+        raise InvalidSpec("--all-namespaces", args.name, "without a NAME, or a NAME with --namespace")
     api = open_connection(args)
     if args.output == "json":
         return _print_documents(api, args)

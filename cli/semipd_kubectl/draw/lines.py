@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 GOOD, BAD, WARN, DIM, BOLD, PLAIN = "green", "red", "yellow", "dim", "bold", ""
@@ -34,6 +34,18 @@ def _row(row: Sequence[Text], widths: Sequence[int], right: frozenset[int]) -> T
         line += Text(space) + cell if index in right else cell + Text(space)
     line.rstrip()
     return line
+
+
+class Indented:
+    """A paragraph two columns in, its further lines four."""
+
+    def __init__(self, text: Text) -> None:
+        self._text = text
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for index, line in enumerate(self._text.wrap(console, options.max_width - 4)):
+            line.rstrip()
+            yield Text("    " if index else "  ").append_text(line)
 
 
 def shortened(text: str, length: int) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import msgspec
 from rich.console import Console, RenderableType
+from rich.text import Text
 
 from semipd_core.telemetry import Wire
 from semipd_kubectl.draw.lines import open_console
@@ -18,9 +19,10 @@ def console() -> Console:
 
 
 def print_lines(lines: Iterable[RenderableType]) -> None:
+    """A line that must not be wrapped stays whole, so that it can be copied."""
     out = console()
     for line in lines:
-        out.print(line)
+        out.print(line, soft_wrap=isinstance(line, Text) and bool(line.no_wrap))
 
 
 def print_json(report: Wire, *, one_line: bool = False) -> None:

@@ -9,14 +9,15 @@ from semipd_kubectl.api.paths import CLASSES, PARTITIONS, PODS, SERVICES
 from semipd_kubectl.errors import ApiError, Forbidden, NotThere
 from semipd_kubectl.observe.objects import ENGINES, SERVICE_LABEL, Fleet, ServiceView, build_fleet
 
+_Rest = tuple[Future[list[Object]], Future[list[Object]], Future[list[Object] | None]]
+
 
 def observe_fleet(api: Connection, namespace: str | None) -> Fleet:
     """`namespace` None: all. Raises: ApiError."""
     with ThreadPoolExecutor(4) as threads:
         services = threads.submit(api.list, SERVICES.path(namespace))
         rest = _submit_rest(threads, api, namespace, SERVICE_LABEL)
-        pods, partitions, classes = (each.result() for each in rest)
-        return build_fleet(services.result(), pods, partitions, classes)
+        return build_fleet(services.result(), *_results(rest))
 
 
 def observe_service(api: Connection, namespace: str, name: str) -> ServiceView:
@@ -25,16 +26,18 @@ def observe_service(api: Connection, namespace: str, name: str) -> ServiceView:
         service = threads.submit(_get_service, api, namespace, name)
         rest = _submit_rest(threads, api, namespace, f"{SERVICE_LABEL}={name}")
         found = service.result()
-        pods, partitions, classes = (each.result() for each in rest)
-        fleet = build_fleet([found], pods, partitions, classes)
+        fleet = build_fleet([found], *_results(rest))
     if fleet.unreadable:
         raise ApiError(f"{fleet.unreadable[0]} (is this plugin older than the CRDs?)")
     return fleet.services[0]
 
 
-def _submit_rest(
-    threads: ThreadPoolExecutor, api: Connection, namespace: str | None, label: str
-) -> tuple[Future[list[Object]], ...]:
+def _results(rest: _Rest) -> tuple[list[Object], list[Object], list[Object] | None]:
+    pods, partitions, classes = rest
+    return pods.result(), partitions.result(), classes.result()
+
+
+def _submit_rest(threads: ThreadPoolExecutor, api: Connection, namespace: str | None, label: str) -> _Rest:
     query = {"labelSelector": f"{ENGINES},{label}"}
     return (
         threads.submit(api.list, PODS.path(namespace), query),
@@ -43,12 +46,12 @@ def _submit_rest(
     )
 
 
-def _classes(api: Connection) -> list[Object]:
-    """Empty where the caller may not read them: they are cluster-wide, and a model owner may be bound to one namespace."""
+def _classes(api: Connection) -> list[Object] | None:
+    """None where the caller may not read them: they are cluster-wide, and a model owner may be bound to one namespace."""
     try:
         return api.list(CLASSES.path())
     except Forbidden:
-        return []
+        return None
 
 
 def _get_service(api: Connection, namespace: str, name: str) -> Object:

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, is_dataclass
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from semipd_core.api import codec, shape
-from semipd_core.api.fields import GROUP, PartitionSplit
+from semipd_core.api.fields import GROUP, ShareBounds
 from semipd_core.api.partition import SemiPDPartition
 from semipd_core.api.service import SemiPDService
-from semipd_core.api.service_class import SemiPDClass
+from semipd_core.api.service_class import ClassSpec, SemiPDClass
 from semipd_core.errors import InvalidSpec
 from semipd_core.telemetry import EngineReport
 
@@ -41,12 +41,13 @@ class PodView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceView:
-    """`cls` is None where there is none, or none that the caller may read."""
+    """`cls` is None where there is none; `is_class_known` False: classes are cluster-wide, and the caller may not read them."""
 
     service: SemiPDService
     pods: tuple[PodView, ...] = ()
     partitions: Mapping[str, SemiPDPartition] = field(default_factory=dict)  # by name, which is the pod's
     cls: SemiPDClass | None = None
+    is_class_known: bool = True
 
     @property
     def name(self) -> str:
@@ -55,6 +56,25 @@ class ServiceView:
     @property
     def namespace(self) -> str:
         return self.service.metadata.namespace or "default"
+
+    @property
+    def class_spec(self) -> ClassSpec | None:
+        """The class in force: without any, the built-in one. None where it is not known, or named and missing."""
+        if self.cls is not None:
+            return self.cls.spec
+        return ClassSpec() if self.is_class_known and self.service.spec.class_ref is None else None
+
+    @property
+    def bounds(self) -> ShareBounds:
+        """The service's own, cut to those of its class where that is known."""
+        own = self.service.spec.partition.bounds
+        limits = self.class_spec.bounds if self.class_spec is not None else own
+        return ShareBounds(
+            prefill_min_percent=max(own.prefill_min_percent, limits.prefill_min_percent),
+            prefill_max_percent=min(own.prefill_max_percent, limits.prefill_max_percent),
+            decode_min_percent=max(own.decode_min_percent, limits.decode_min_percent),
+            decode_max_percent=min(own.decode_max_percent, limits.decode_max_percent),
+        )
 
     @property
     def pin(self) -> str | None:
@@ -131,11 +151,11 @@ def build_fleet(
     services: Sequence[Object],
     pods: Sequence[Object],
     partitions: Sequence[Object],
-    classes: Sequence[Object],
+    classes: Sequence[Object] | None,
 ) -> Fleet:
-    """What belongs together, by namespace and label."""
+    """What belongs together, by namespace and label. `classes` None: not known."""
     views, unreadable = [], []
-    readable_classes = [cls for cls in (_class_or_none(found) for found in classes) if cls is not None]
+    readable_classes = [cls for cls in (_class_or_none(found) for found in classes or ()) if cls is not None]
     for found in sorted(services, key=_key):
         namespace, name = _key(found)
         own = [[each for each in those if _belongs(each, namespace, name)] for those in (pods, partitions)]
@@ -151,6 +171,7 @@ def build_fleet(
                 pods=tuple(sorted((read_pod(pod) for pod in own[0]), key=lambda pod: pod.name)),
                 partitions=decoded,
                 cls=class_of(service, readable_classes),
+                is_class_known=classes is not None,
             )
         )
     return Fleet(services=tuple(views), unreadable=tuple(unreadable))
@@ -163,11 +184,6 @@ def class_of(service: SemiPDService, classes: list[SemiPDClass]) -> SemiPDClass 
         return next((cls for cls in classes if cls.metadata.name == ref.name), None)
     defaults = sorted((cls for cls in classes if cls.is_default), key=lambda cls: cls.metadata.name)
     return max(defaults, key=lambda cls: cls.metadata.creation_timestamp or "", default=None)
-
-
-def show_split(split: PartitionSplit | None) -> str:
-    """As `pin` takes it: prefill percent / decode percent."""
-    return "-" if split is None else f"{split.prefill_percent}/{split.decode_percent}"
 
 
 def _class_or_none(found: Object) -> SemiPDClass | None:
