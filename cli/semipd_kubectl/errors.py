@@ -27,7 +27,3 @@ class NoSuchKind(ApiError):
 
 class NotInTime(SemipdError):
     """What was waited for has not come."""
-
-
-class CheckFailed(SemipdError):
-    """A check of `doctor` fails: its report says which."""

@@ -37,15 +37,18 @@ def _row(row: Sequence[Text], widths: Sequence[int], right: frozenset[int]) -> T
 
 
 class Indented:
-    """A paragraph two columns in, its further lines four."""
+    """A paragraph `indent` columns in, its further lines `hanging` more."""
 
-    def __init__(self, text: Text) -> None:
+    def __init__(self, text: Text, indent: int = 2, hanging: int = 2) -> None:
         self._text = text
+        self._indent = indent
+        self._hanging = hanging
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        for index, line in enumerate(self._text.wrap(console, options.max_width - 4)):
+        width = max(20, options.max_width - self._indent - self._hanging)
+        for index, line in enumerate(self._text.wrap(console, width)):
             line.rstrip()
-            yield Text("    " if index else "  ").append_text(line)
+            yield Text(" " * (self._indent + (self._hanging if index else 0))).append_text(line)
 
 
 def shortened(text: str, length: int) -> str:
