@@ -22,9 +22,9 @@ from semipd_kubectl.draw.lines import (
 from semipd_kubectl.reports.live import Figures, PodLive, ServiceLive, TopReport
 from semipd_kubectl.reports.values import Split
 
-HEADER = ("SERVICE / POD", "SLO", "TTFT ms", "TPOT ms", "QUEUED", "RUN", "KV", "SHARES")
+HEADER = ("SERVICE / POD", "SLO", "TTFT ms", "TPOT ms", "QUEUE", "RUN", "KV", "SHARES")
 NUMBERS = frozenset(range(1, 7))
-MAX_NAME = 26  # so that a line fits 80 columns
+MAX_NAME = 22  # so that a line fits 80 columns
 WORDS = {
     WindowState.NO_DATA: ("no data", BAD),
     WindowState.IDLE: ("idle", DIM),

@@ -40,7 +40,7 @@ class Reorder:
 
     def pop(self, now_s: float) -> Iterator[LogLine]:
         """Those whose time has come: the oldest first, each no earlier than `hold_s` after it arrived."""
-        while self._held and now_s - self._held[0][2] >= self._hold_s:
+        while self._held and now_s >= self._held[0][2] + self._hold_s:
             yield heapq.heappop(self._held)[3]
 
     @property
