@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, Self
 
 import kubernetes.client
 import kubernetes.config
@@ -49,6 +49,12 @@ class Connection:
         self.timeout_s = timeout_s  # of one request; None: without end
         self.server: str = client.configuration.host
         self._offset_s = 0.0  # of the API server's clock
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
 
     def now_s(self) -> float:
         """Unix time by the API server's clock, as of its last answer: what it stamps is not to be judged by ours."""

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from semipd_kubectl.options import add_connection, add_output, open_connection
+
+if TYPE_CHECKING:
+    from semipd_kubectl.api.connection import Connection
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -14,7 +18,11 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    api = open_connection(args)
+    with open_connection(args) as api:
+        return _run(api, args)
+
+
+def _run(api: Connection, args: argparse.Namespace) -> int:
     from semipd_kubectl.draw.advise import draw_advice  # noqa: PLC0415
     from semipd_kubectl.draw.output import print_json, print_lines  # noqa: PLC0415
     from semipd_kubectl.observe.fleet import observe_service  # noqa: PLC0415

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from semipd_kubectl.options import add_connection, add_output, open_connection
 from semipd_kubectl.reports.doctor.findings import OPERATOR_NAMESPACE
+
+if TYPE_CHECKING:
+    from semipd_kubectl.api.connection import Connection
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +24,11 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    api = open_connection(args)
+    with open_connection(args) as api:
+        return _run(api, args)
+
+
+def _run(api: Connection, args: argparse.Namespace) -> int:
     from semipd_kubectl.draw.doctor import draw_doctor  # noqa: PLC0415
     from semipd_kubectl.draw.output import print_json, print_lines  # noqa: PLC0415
     from semipd_kubectl.observe.installation import observe_installation  # noqa: PLC0415

@@ -39,7 +39,11 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """What is not a line (a container without a log, one that comes or goes) is said on stderr."""
-    api = open_connection(args)
+    with open_connection(args) as api:
+        return _run(api, args)
+
+
+def _run(api: Connection, args: argparse.Namespace) -> int:
     from semipd_kubectl.logs.follow import Follower  # noqa: PLC0415
     from semipd_kubectl.logs.merge import merge  # noqa: PLC0415
     from semipd_kubectl.logs.streams import Extent, list_containers  # noqa: PLC0415

@@ -43,7 +43,11 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Raises: InvalidSpec for a split outside the bounds; NotInTime."""
-    api = open_connection(args)
+    with open_connection(args) as api:
+        return _run(api, args)
+
+
+def _run(api: Connection, args: argparse.Namespace) -> int:
     from semipd_kubectl.api.paths import SERVICES  # noqa: PLC0415
     from semipd_kubectl.draw.output import print_json  # noqa: PLC0415
     from semipd_kubectl.observe.fleet import observe_service  # noqa: PLC0415

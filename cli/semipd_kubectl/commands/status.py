@@ -22,12 +22,16 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.name is not None and args.all_namespaces:
+        raise InvalidSpec("--all-namespaces", args.name, "without a NAME, or a NAME with --namespace")
+    with open_connection(args) as api:
+        return _run(api, args)
+
+
+def _run(api: Connection, args: argparse.Namespace) -> int:
     from semipd_kubectl.draw.output import print_json, print_lines  # noqa: PLC0415
     from semipd_kubectl.draw.status import draw_status  # noqa: PLC0415
 
-    if args.name is not None and args.all_namespaces:
-        raise InvalidSpec("--all-namespaces", args.name, "without a NAME, or a NAME with --namespace")
-    api = open_connection(args)
     report = _observe(api, args)
     if args.output == "json":
         print_json(report)

@@ -41,7 +41,11 @@ def register(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.name is not None and args.all_namespaces:
         raise InvalidSpec("--all-namespaces", args.name, "without a NAME, or a NAME with --namespace")
-    api = open_connection(args)
+    with open_connection(args) as api:
+        return _run(api, args)
+
+
+def _run(api: Connection, args: argparse.Namespace) -> int:
     if args.output == "json":
         return _print_documents(api, args)
     from semipd_kubectl.draw.output import print_lines  # noqa: PLC0415

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from semipd_kubectl.draw.pin import pinned_sentence
 from semipd_kubectl.options import add_connection, add_output, open_connection
 from semipd_kubectl.reports.pin import build_pin, pin_patch
+
+if TYPE_CHECKING:
+    from semipd_kubectl.api.connection import Connection
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +21,11 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """One that is not pinned stays as it is, and that is no error."""
-    api = open_connection(args)
+    with open_connection(args) as api:
+        return _run(api, args)
+
+
+def _run(api: Connection, args: argparse.Namespace) -> int:
     from semipd_kubectl.api.paths import SERVICES  # noqa: PLC0415
     from semipd_kubectl.draw.output import print_json  # noqa: PLC0415
     from semipd_kubectl.observe.fleet import observe_service  # noqa: PLC0415

@@ -37,18 +37,20 @@ def _row(row: Sequence[Text], widths: Sequence[int], right: frozenset[int]) -> T
 
 
 class Indented:
-    """A paragraph `indent` columns in, its further lines `hanging` more."""
+    """A paragraph `indent` columns in, its further lines `hanging` more; `label` stands in the first line's indent."""
 
-    def __init__(self, text: Text, indent: int = 2, hanging: int = 2) -> None:
+    def __init__(self, text: Text, indent: int = 2, hanging: int = 2, label: Text | None = None) -> None:
         self._text = text
         self._indent = indent
         self._hanging = hanging
+        self._label = Text(" " * indent) if label is None else label
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width = max(20, options.max_width - self._indent - self._hanging)
         for index, line in enumerate(self._text.wrap(console, width)):
             line.rstrip()
-            yield Text(" " * (self._indent + (self._hanging if index else 0))).append_text(line)
+            start = Text(" " * (self._indent + self._hanging)) if index else self._label.copy()
+            yield start.append_text(line)
 
 
 def shortened(text: str, length: int) -> str:

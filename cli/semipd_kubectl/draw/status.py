@@ -78,9 +78,9 @@ def _slo_line(slo: SloReport) -> Text:
     attained = "unknown" if slo.attainment_permille is None else f"{slo.attainment_permille / 10:.1f} %"
     return joined(
         (
-            Text("SLO: attained ")
+            Text("SLO: ")
             .append_text(toned(attained, TONES[slo.met]))
-            .append(f", {slo.needed_permille // 10} % are asked for"),
+            .append(f" ({slo.needed_permille // 10} % asked)"),
             _latency("TTFT", slo.ttft),
             _latency("TPOT", slo.tpot),
         ),

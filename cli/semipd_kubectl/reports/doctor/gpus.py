@@ -74,7 +74,7 @@ def check_sharing(found: Findings) -> Iterator[Check]:
             "deploy the device plugin with `gfd.enabled=true`",
         )
     else:
-        yield passed(name, f"whole GPUs on all {len(nodes)} nodes")
+        yield passed(name, f"whole GPUs on {_some([_name(node) for node in nodes])}")
 
 
 def check_runtime_class(found: Findings) -> Check:
