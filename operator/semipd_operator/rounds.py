@@ -148,6 +148,7 @@ def _gist(looped: Looped) -> tuple[object, ...]:
     return (
         looped.state.decision_id,
         looped.round.decision.reason,
+        (looped.round.advice.partition, looped.round.advice.reason),
         looped.round.window_state,
         window.engines,
         None if window.attainment_permille is None else window.attainment_permille // 10,
