@@ -179,6 +179,7 @@ def _gist(looped: Looped) -> tuple[object, ...]:
         looped.state.proven,
         looped.state.decisions[0].decision.partition if looped.state.decisions else None,
         looped.round.decision.reason,
+        (looped.round.advice.partition, looped.round.advice.reason),
         looped.round.window_state,
         looped.round.window.engines,
         looped.figures,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ ATTAINMENT_STEP_PERMILLE = (
     10  # coarser than what a window's luck moves, so that a quiet service is not written
 )
 LATENCY_STEP_PERMILLE = 100  # of the value
+_ADVICE = re.compile(r"the policy says \(\d+, \d+\) \(\w+\)")  # as the cluster loop words it
 MEASURED = (ConditionType.METRICS_AVAILABLE, ConditionType.SLO_MET)
 
 
@@ -152,8 +154,10 @@ def _decisions(state: ClusterState, old: Sequence[DecisionRecord]) -> tuple[Deci
     return tuple([*found, *older][:DECISIONS_KEPT])
 
 
-def _key(record: DecisionRecord) -> tuple[str, str, PartitionSplit]:
-    return record.time, record.reason, record.partition
+def _key(record: DecisionRecord) -> tuple[str, str, PartitionSplit, str]:
+    """Another advice is another decision, also where the same guard holds it back."""
+    advice = _ADVICE.search(record.message)
+    return record.time, record.reason, record.partition, advice.group() if advice else ""
 
 
 def _record(timed: TimedDecision) -> DecisionRecord:

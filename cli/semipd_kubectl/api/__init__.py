@@ -1,0 +1,1 @@
+"""The way to the API server: kubeconfig, requests, and its refusals in words."""

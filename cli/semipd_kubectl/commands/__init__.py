@@ -1,0 +1,1 @@
+"""One module per command: its options, and how it observes, reports and draws."""

@@ -1,0 +1,1 @@
+"""Many containers' logs as one stream in order of time."""

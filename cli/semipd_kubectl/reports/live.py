@@ -1,0 +1,142 @@
+"""Live figures of pods and services from the agents' windows. Nothing is ever counted as zero that is not known."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from semipd_core.node.observation import running_split
+from semipd_core.service_settings import slo_targets
+from semipd_core.slo.pooled import classify, pool_reports
+from semipd_core.telemetry import EngineReport, SloTargets, Wire
+from semipd_kubectl.observe.objects import Fleet, PodWindow, ServiceView, Windows
+from semipd_kubectl.reports.values import Split, split_of
+
+STALE_AFTER_S = 10.0  # an older window of a front end is no data
+MISSING = PodWindow(problem="not asked: the pod is leaving")
+
+
+class Figures(Wire, frozen=True, kw_only=True):
+    """Over the last `window_seconds`. Latencies at the target's percentile; None where nothing was measured."""
+
+    state: str  # semipd_core.slo.pooled.WindowState: NoData | Idle | Pending | Met | Bad
+    engines: int  # with a fresh report
+    judged: int
+    attainment_permille: int | None
+    ttft_milliseconds: int | None
+    tpot_milliseconds: int | None
+    queued: int | None  # requests without a token yet; None without data
+    running: int | None
+    requests_per_second: float | None
+    kv_used_permille: int | None
+
+
+class PodLive(Wire, frozen=True, kw_only=True):
+    """`problem`: why there is no data. Shares are those that most of its engines have."""
+
+    name: str
+    problem: str | None
+    figures: Figures
+    requested: Split | None
+    granted: Split | None
+
+
+class ServiceLive(Wire, frozen=True, kw_only=True):
+    namespace: str
+    name: str
+    pods_answering: int
+    figures: Figures
+    requested: Split | None
+    granted: Split | None
+    ttft_percentile: int
+    ttft_target_milliseconds: int
+    tpot_percentile: int
+    tpot_target_milliseconds: int
+    pods: list[PodLive]
+
+
+class TopReport(Wire, frozen=True, kw_only=True):
+    """`at` is unix time by the clock of who answered."""
+
+    at: float
+    window_seconds: float
+    services: list[ServiceLive]
+    unreadable: list[str]
+
+
+def build_top(fleet: Fleet, windows: Windows, window_s: float) -> TopReport:
+    return TopReport(
+        at=windows.now_s,
+        window_seconds=window_s,
+        services=[build_live(view, windows, window_s) for view in fleet.services],
+        unreadable=list(fleet.unreadable),
+    )
+
+
+def build_live(view: ServiceView, windows: Windows, window_s: float) -> ServiceLive:
+    slo = slo_targets(view.service.spec.slo)
+    found = {pod.name: windows.pods.get((view.namespace, pod.name), MISSING) for pod in view.pods}
+    everything = [report for window in found.values() for report in window.reports]
+    requested, granted = _shares(everything)
+    return ServiceLive(
+        namespace=view.namespace,
+        name=view.name,
+        pods_answering=sum(window.problem is None for window in found.values()),
+        figures=figures_of(everything, slo, windows.now_s, window_s),
+        requested=requested,
+        granted=granted,
+        ttft_percentile=slo.ttft_percentile,
+        ttft_target_milliseconds=slo.ttft_ms,
+        tpot_percentile=slo.tpot_percentile,
+        tpot_target_milliseconds=slo.tpot_ms,
+        pods=[_pod(name, window, slo, windows.now_s, window_s) for name, window in found.items()],
+    )
+
+
+def figures_of(reports: Sequence[EngineReport], slo: SloTargets, now_s: float, window_s: float) -> Figures:
+    """`now_s`: unix time by the engines' clock."""
+    window = pool_reports(reports, since_s=now_s - window_s, now_s=now_s, stale_after_s=STALE_AFTER_S)
+    known = window.engines > 0
+    return Figures(
+        state=classify(window, slo).value,
+        engines=window.engines,
+        judged=window.judged,
+        attainment_permille=window.attainment_permille,
+        ttft_milliseconds=_rounded(window.ttft_percentile_ms(slo.ttft_percentile)),
+        tpot_milliseconds=_rounded(window.tpot_percentile_ms(slo.tpot_percentile)),
+        queued=window.queued_requests if known else None,
+        running=window.open_requests - window.queued_requests if known else None,
+        requests_per_second=round(window.arrival_rate_per_s, 2) if known else None,
+        kv_used_permille=_kv_used(reports),
+    )
+
+
+def _pod(name: str, window: PodWindow, slo: SloTargets, now_s: float, window_s: float) -> PodLive:
+    figures = figures_of(window.reports, slo, now_s, window_s)
+    problem = window.problem
+    if problem is None and figures.engines == 0:
+        problem = "no front end reports" if window.reports else "no engine yet"
+    requested, granted = _shares(window.reports)
+    return PodLive(name=name, problem=problem, figures=figures, requested=requested, granted=granted)
+
+
+def _shares(reports: Iterable[EngineReport]) -> tuple[Split | None, Split | None]:
+    """Requested and running, by most engines; of equally common ones the smallest."""
+    found = list(reports)
+    if not found:
+        return None, None
+    running = Counter(running_split(report) for report in found)
+    asked = Counter(report.requested for report in found)
+    prefill, decode = min(asked, key=lambda split: (-asked[split], split))
+    most = min(running, key=lambda split: (-running[split], split.prefill_percent, split.decode_percent))
+    return Split(prefill_percent=prefill, decode_percent=decode), split_of(most)
+
+
+def _kv_used(reports: Iterable[EngineReport]) -> int | None:
+    coordinators = [report.coordinator for report in reports if report.coordinator is not None]
+    total = sum(each.kv_blocks_total for each in coordinators)
+    return sum(each.kv_blocks_used for each in coordinators) * 1000 // total if total else None
+
+
+def _rounded(value: float | None) -> int | None:
+    return None if value is None else round(value)

@@ -1,0 +1,102 @@
+"""`pin`: which splits may be pinned, and have all pods granted it?"""
+
+from __future__ import annotations
+
+import re
+
+from semipd_core.api.conditions import ConditionStatus, ConditionType, find_condition
+from semipd_core.api.service import ServiceStatus
+from semipd_core.errors import InvalidSpec
+from semipd_core.telemetry import Wire
+from semipd_kubectl.observe.objects import PIN_ANNOTATION, ServiceView
+from semipd_kubectl.reports.status import PodReport, build_pod
+from semipd_kubectl.reports.values import Split
+
+PIN_REFUSED = "PinInvalid"  # reason of Degraded
+_SPLIT = re.compile(r"([0-9]{1,3})/([0-9]{1,3})")
+
+
+class PinnedPod(Wire, frozen=True, kw_only=True):
+    """`granted`: by each of its engines; `done`: the agent follows the pin, and every engine has it."""
+
+    name: str
+    asked: Split | None
+    granted: list[Split | None]
+    done: bool
+
+
+class PinReport(Wire, frozen=True, kw_only=True):
+    """`pinned` None: the loop moves the split again. `previous`: the annotation before, as it was."""
+
+    namespace: str
+    name: str
+    pinned: Split | None
+    previous: str | None
+    pods: list[PinnedPod]
+
+    @property
+    def waiting(self) -> list[PinnedPod]:
+        return [pod for pod in self.pods if not pod.done]
+
+
+def parse_split(text: str) -> Split:
+    """`PREFILL/DECODE`. Raises: InvalidSpec."""
+    found = _SPLIT.fullmatch(text)
+    if found is None:
+        raise InvalidSpec("PREFILL/DECODE", text, "two integers 1..100, as 70/60")
+    prefill, decode = (int(part) for part in found.groups())
+    for role, percent in (("prefill", prefill), ("decode", decode)):
+        if not 1 <= percent <= 100:
+            raise InvalidSpec(f"{role} percent of {text}", percent, "an integer 1..100")
+    return Split(prefill_percent=prefill, decode_percent=decode)
+
+
+def check_bounds(split: Split, view: ServiceView) -> None:
+    """Raises: InvalidSpec naming the bounds of the service, cut by its class, that `split` is outside of."""
+    bounds = view.bounds
+    by_class = f", cut by class {view.cls.metadata.name}" if view.cls else ""
+    for role, percent, low, high in (
+        ("prefill", split.prefill_percent, bounds.prefill_min_percent, bounds.prefill_max_percent),
+        ("decode", split.decode_percent, bounds.decode_min_percent, bounds.decode_max_percent),
+    ):
+        if not low <= percent <= high:
+            limit = f"{low}..{high} (spec.partition.bounds of {view.namespace}/{view.name}{by_class})"
+            raise InvalidSpec(f"{role} percent of {split}", percent, limit)
+
+
+def pin_patch(split: Split | None) -> dict[str, object]:
+    """A merge patch; None removes the pin."""
+    return {"metadata": {"annotations": {PIN_ANNOTATION: None if split is None else str(split)}}}
+
+
+def build_pin(view: ServiceView, split: Split | None, previous: str | None) -> PinReport:
+    """Of the pods that serve."""
+    pods = [build_pod(pod, view.partitions.get(pod.name)) for pod in view.pods if not pod.is_leaving]
+    return PinReport(
+        namespace=view.namespace,
+        name=view.name,
+        pinned=split,
+        previous=previous,
+        pods=[_pinned(pod, split) for pod in pods],
+    )
+
+
+def find_refusal(view: ServiceView) -> str | None:
+    """What the operator says of a pin that it does not take."""
+    status = view.service.status or ServiceStatus()
+    degraded = find_condition(status.conditions, ConditionType.DEGRADED)
+    if degraded is None or degraded.status is not ConditionStatus.TRUE or degraded.reason != PIN_REFUSED:
+        return None
+    return degraded.message
+
+
+def _pinned(pod: PodReport, split: Split | None) -> PinnedPod:
+    has_it = bool(pod.engines) and all(
+        engine.granted == split and engine.switching is None for engine in pod.engines
+    )
+    return PinnedPod(
+        name=pod.name,
+        asked=pod.asked,
+        granted=[engine.granted for engine in pod.engines],
+        done=split is not None and pod.asked == split and pod.taken and has_it,
+    )

@@ -1,0 +1,119 @@
+"""Live figures: what is known, what is idle and what is no data are three things."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from fleet_objects import service
+from msgspec.structs import replace as changed
+from played_cluster import engine_report
+
+from semipd_core.telemetry import EngineReport
+from semipd_kubectl.draw.top import draw_top
+from semipd_kubectl.observe.objects import Fleet, PodView, PodWindow, ServiceView, Windows
+from semipd_kubectl.reports.live import TopReport, build_top
+from semipd_kubectl.reports.values import Split
+
+NOW_S = 1_000_000.0
+WINDOW_S = 60.0
+
+
+def top(**pods: PodWindow) -> TopReport:
+    view = ServiceView(
+        service=service(),
+        pods=tuple(PodView(name=name, address="10.0.0.1") for name in pods),
+    )
+    windows = Windows(pods={("team-a", name): window for name, window in pods.items()}, now_s=NOW_S)
+    return build_top(Fleet(services=(view,)), windows, WINDOW_S)
+
+
+def answered(*reports: EngineReport) -> PodWindow:
+    return PodWindow(reports=reports, date_s=NOW_S)
+
+
+SILENT = PodWindow(problem="no answer in time")
+
+
+def test_a_service_is_the_sum_of_its_pods() -> None:
+    found = top(
+        a=answered(engine_report(now_s=NOW_S, attained=9, missed=1, open_requests=4, queued=1)),
+        b=answered(engine_report(now_s=NOW_S, attained=5, missed=5, open_requests=6, queued=2, tpot_ms=90)),
+    ).services[0]
+    figures = found.figures
+    assert (figures.attainment_permille, figures.judged, figures.state) == (700, 20, "Bad")
+    assert (figures.queued, figures.running, figures.kv_used_permille) == (3, 7, 250)
+    assert [pod.figures.attainment_permille for pod in found.pods] == [900, 500]
+    assert figures.tpot_milliseconds == pytest.approx(90, rel=0.03)
+
+
+def test_a_pod_that_does_not_answer_is_no_data_and_takes_nothing_from_the_others() -> None:
+    found = top(a=answered(engine_report(now_s=NOW_S)), b=SILENT).services[0]
+    silent = found.pods[1]
+    assert silent.figures.state == "NoData"
+    assert silent.problem == "no answer in time"
+    assert {
+        silent.figures.attainment_permille,
+        silent.figures.queued,
+        silent.figures.running,
+        silent.figures.ttft_milliseconds,
+        silent.figures.requests_per_second,
+        silent.granted,
+    } == {None}
+    assert found.figures.attainment_permille == 900
+    assert found.pods_answering == 1
+
+
+@pytest.mark.parametrize(
+    ("report", "state", "queued"),
+    [
+        pytest.param(
+            engine_report(now_s=NOW_S, attained=0, missed=0, open_requests=0, queued=0), "Idle", 0, id="idle"
+        ),
+        pytest.param(
+            engine_report(now_s=NOW_S, attained=0, missed=0, open_requests=2, queued=1),
+            "Pending",
+            1,
+            id="pending",
+        ),
+        pytest.param(engine_report(now_s=NOW_S - 30), "NoData", None, id="a stale report"),
+        pytest.param(
+            changed(engine_report(now_s=NOW_S), front_end=None), "NoData", None, id="a front end that is dead"
+        ),
+        pytest.param(engine_report(now_s=NOW_S, attained=10, missed=0), "Met", 1, id="met"),
+    ],
+)
+def test_the_state_of_a_window(report: EngineReport, state: str, queued: int | None) -> None:
+    figures = top(a=answered(report)).services[0].figures
+    assert (figures.state, figures.queued) == (state, queued)
+
+
+def test_shares_are_those_that_most_engines_have() -> None:
+    found = top(
+        a=answered(engine_report(now_s=NOW_S, split=(65, 100), granted=(80, 100))),
+        b=answered(engine_report(now_s=NOW_S, split=(65, 100))),
+        c=answered(engine_report(now_s=NOW_S, split=(65, 100))),
+    ).services[0]
+    assert found.granted == Split(prefill_percent=65, decode_percent=100)
+    assert found.pods[0].granted == Split(prefill_percent=80, decode_percent=100)
+
+
+def test_every_line_of_the_table_fits_eighty_columns_and_says_what_is_missing() -> None:
+    name = "a-service-with-a-long-name-6d5f7c9b8-x2x4z"
+    report = engine_report(now_s=NOW_S, split=(65, 100), granted=(100, 100), ttft_ms=12345, attained=1000)
+    found = top(**{name: answered(report), "b": SILENT, "c": answered()})
+    found = changed(found, services=[changed(found.services[0], ttft_target_milliseconds=2000)])
+    lines = [line.plain for line in draw_top(found)]
+    assert max(len(line) for line in lines[:6]) <= 80
+    assert "b: no data: no answer in time" in lines
+    assert "c: no data: no engine yet" in lines
+    assert f"{name}: granted 100/100, asked for 65/100" in lines
+    assert "x2x4z" in lines[3]
+
+
+def test_a_service_without_pods_says_so() -> None:
+    lines = [line.plain for line in draw_top(top())]
+    assert "no pods" in lines[2]
+    empty = replace(Fleet())
+    lines = [line.plain for line in draw_top(build_top(empty, Windows(pods={}, now_s=NOW_S), WINDOW_S))]
+    assert lines[1].startswith("no SemiPDService")
