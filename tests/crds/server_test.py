@@ -48,8 +48,8 @@ def done(*arguments: str, given: Manifest | None = None) -> str:
 
 @pytest.fixture(scope="module", autouse=True)
 def _crds() -> None:
-    done("apply", "--server-side", "--force-conflicts", "-f", str(DIRECTORY))
-    names = [f"crd/{path.stem}.semipd.io" for path in sorted(DIRECTORY.glob("*.yaml"))]
+    done("apply", "--server-side", "--force-conflicts", "-k", str(DIRECTORY))
+    names = [f"crd/{path.stem}.semipd.io" for path in sorted(DIRECTORY.glob("semipd*.yaml"))]
     done("wait", "--for=condition=Established", "--timeout=30s", *names)
 
 

@@ -167,8 +167,9 @@ class ClusterRound:
     changed: bool  # whether any engine is asked for something else
 
 
-def decision_id_at(now_s: float) -> str:
-    return f"{OWN_PREFIX}{round(now_s * 1000)}"
+def decision_id_at(now_s: float, word: str = "") -> str:
+    """`word` marks what is no move of the policy."""
+    return f"{OWN_PREFIX}{word}{round(now_s * 1000)}"
 
 
 def band_around(target: Partition, config: ClusterConfig) -> Band:

@@ -130,7 +130,7 @@ def _go_on(
     wish = Wish(
         target=target,
         band=band_around(target, config),
-        decision_id=decision_id_at(now_s),
+        decision_id=decision_id_at(now_s, f"{reason.lower()}-"),
         reason=reason,
         message=message,
     )

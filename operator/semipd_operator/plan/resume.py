@@ -78,7 +78,7 @@ def _take_up(
         wish = Wish(
             target=target,
             band=band_around(target, config),
-            decision_id=decision_id_at(now_s),
+            decision_id=decision_id_at(now_s, "resumed-"),
             reason=Reason.ADOPTED,
             message=f"{target} was asked for before",
         )
@@ -135,7 +135,7 @@ def _refusal(trial: CanaryStatus, base: Partition, config: ClusterConfig) -> Ref
 
 
 def _moves(specs: Specs, status: ServiceStatus, now_s: float) -> tuple[float, ...]:
-    """When the loop decided, by the ids of what it decided: they carry the time."""
+    """When the loop moved, by the ids of what it decided: they carry the time."""
     ids = {spec.decision_id for spec in specs.values()} | {each.decision_id for each in status.decisions}
     ids |= {status.canary.decision_id} if status.canary is not None else set()
     numbers = [name.removeprefix(OWN_PREFIX) for name in ids if name.startswith(OWN_PREFIX)]
