@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx2
 import kopf
-from lightkube import ApiError, AsyncClient
+from lightkube import AsyncClient
 
 from semipd_operator import kinds
 from semipd_operator.handlers import build_registry, build_settings
@@ -59,8 +59,8 @@ class KopfWatch:
         try:
             await _first(self._client.list(kinds.SERVICE, namespace=self._namespace or "*", chunk_size=1))
             await _first(self._client.list(kinds.CLASS, chunk_size=1))
-        except ApiError as error:
-            return bool(error.status.code != NOT_FOUND)  # kopf says what else is wrong
+        except httpx2.HTTPStatusError as error:  # of a group that is not there the answer is no Status object
+            return bool(error.response.status_code != NOT_FOUND)  # kopf says what else is wrong
         except (httpx2.HTTPError, OSError):
             return None
         return True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 
 from semipd_core.api.fields import API_VERSION
 from semipd_core.api.service_class import DEFAULT_CLASS_ANNOTATION
@@ -138,7 +137,7 @@ def check_policies(found: Findings) -> Iterator[Check]:
     for policy, without in POLICIES.items():
         check = _check_policy(found, policy, without)
         is_grave = policy == AGENT_POLICY or check.verdict != Verdict.FAIL.value
-        yield check if is_grave else replace(check, verdict=Verdict.WARN.value)
+        yield check if is_grave else warned(check.name, check.message, check.remedy)
 
 
 def _check_policy(found: Findings, name: str, without: str) -> Check:
