@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
@@ -81,7 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (SemipdError, OSError) as error:
         return _fail(str(error), EXIT_FAILED)
     except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        os._exit(EXIT_INTERRUPTED)  # at once: the end of Python would wait for requests under way
     return code
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args, get_type_hints
 
+import msgspec
 import pytest
 import yaml
 
@@ -17,10 +20,15 @@ from semipd_core.partition import Band, Isolation, Partition
 from semipd_core.slo import histogram
 from semipd_core.telemetry import EngineReport, FrontEndReport, SloTargets, WindowSlot
 from semipd_kubectl.observe import objects
-from semipd_kubectl.reports.advise import find_advice
+from semipd_kubectl.reports.advise import AdviceReport, find_advice
 from semipd_kubectl.reports.doctor.access import OPERATOR_NEEDS
 from semipd_kubectl.reports.doctor.findings import CRDS, OPERATOR, OPERATOR_NAMESPACE
 from semipd_kubectl.reports.doctor.installation import POLICIES
+from semipd_kubectl.reports.doctor.report import DoctorReport
+from semipd_kubectl.reports.explain import ExplainReport
+from semipd_kubectl.reports.live import TopReport
+from semipd_kubectl.reports.pin import PinReport
+from semipd_kubectl.reports.status import StatusReport
 from semipd_kubectl.reports.values import Split
 from semipd_operator.__main__ import LEASE_NAME
 from semipd_operator.plan import naming
@@ -143,3 +151,27 @@ def test_help_does_not_wait_for_the_client(arguments: list[str]) -> None:
         "loaded = {'kubernetes', 'urllib3', 'rich.live'} & set(sys.modules)\nassert not loaded, loaded\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+REPORTS = (StatusReport, TopReport, ExplainReport, AdviceReport, PinReport, DoctorReport)
+
+
+def structs_in(annotation: object) -> Iterator[type[msgspec.Struct]]:
+    """The report types at `annotation`, with all that they are made of."""
+    for inner in get_args(annotation):
+        yield from structs_in(inner)
+    if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
+        yield annotation
+        for hint in get_type_hints(annotation).values():
+            yield from structs_in(hint)
+
+
+@pytest.mark.parametrize(
+    "struct", sorted({found for each in REPORTS for found in structs_in(each)}, key=str), ids=str
+)
+def test_every_json_key_is_documented(struct: type[msgspec.Struct]) -> None:
+    text = (ROOT / "docs" / "kubectl.md").read_text()
+    missing = [
+        field.encode_name for field in msgspec.structs.fields(struct) if f"`{field.encode_name}`" not in text
+    ]
+    assert missing == []

@@ -117,3 +117,9 @@ def test_a_service_without_pods_says_so() -> None:
     empty = replace(Fleet())
     lines = [line.plain for line in draw_top(build_top(empty, Windows(pods={}, now_s=NOW_S), WINDOW_S))]
     assert lines[1].startswith("no SemiPDService")
+
+
+def test_a_stale_report_counts_for_nothing() -> None:
+    pod = top(a=answered(engine_report(now_s=NOW_S - 30))).services[0].pods[0]
+    assert {pod.figures.kv_used_permille, pod.granted, pod.requested} == {None}
+    assert pod.problem == "no front end reports, or only stale figures"

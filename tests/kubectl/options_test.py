@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import socket
+from pathlib import Path
+
 import pytest
+from plugin_process import Plugin
 
 from semipd_core.errors import InvalidSpec
 from semipd_kubectl.__main__ import main
@@ -92,3 +98,24 @@ def test_refusals_of_the_api_server_are_one_line_with_what_to_do(
     assert type(found) is kind
     assert words in str(found)
     assert "\n" not in str(found)
+
+
+def test_ctrl_c_waits_for_no_answer(tmp_path: Path) -> None:
+    silent = socket.create_server(("127.0.0.1", 0))
+    server = f"http://127.0.0.1:{silent.getsockname()[1]}"
+    config = {
+        "clusters": [{"name": "c", "cluster": {"server": server}}],
+        "users": [{"name": "u", "user": {}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "x",
+    }
+    (tmp_path / "kubeconfig").write_text(json.dumps(config))
+    process = Plugin(tmp_path / "kubeconfig").start("status", "--request-timeout", "10m")
+    silent.settimeout(60)
+    connection, _ = silent.accept()
+    connection.recv(1)  # it waits for the answer from here on
+    process.send_signal(signal.SIGINT)
+    out, error = process.communicate(timeout=60)
+    connection.close()
+    silent.close()
+    assert (process.returncode, out, error) == (130, "", "")

@@ -143,6 +143,23 @@ def test_top_goes_on_on_a_terminal_until_ctrl_c(
     assert "Traceback" not in rest
 
 
+@pytest.mark.parametrize(("no_color", "has_codes"), [("", True), ("1", False)])
+def test_a_terminal_gets_colours_unless_it_asks_for_none(
+    no_color: str, has_codes: bool, plugin: Plugin, cluster: PlayedCluster
+) -> None:
+    cluster.add_service("drawn")
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "semipd_kubectl", "status", "drawn", *IN]
+    environment = plugin.environment | {"TERM": "xterm", "NO_COLOR": no_color}
+    with subprocess.Popen(command, stdout=theirs, stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        seen = read_until(ours, lambda _: False)
+        assert process.wait(20) == 0
+    os.close(ours)
+    assert "team-a/drawn" in seen
+    assert ("\x1b" in seen) is has_codes
+
+
 def read_until(descriptor: int, is_done: object, timeout_s: float = 30.0) -> str:
     """What a terminal was sent until `is_done` of it, or until its writer has ended."""
     text, deadline_s = "", time.monotonic() + timeout_s

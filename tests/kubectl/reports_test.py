@@ -24,7 +24,7 @@ from semipd_kubectl.observe.objects import (
 from semipd_kubectl.reports.advise import build_advice
 from semipd_kubectl.reports.conditions import find_blocking
 from semipd_kubectl.reports.explain import build_explanation
-from semipd_kubectl.reports.pin import build_pin, check_bounds, find_refusal, parse_split
+from semipd_kubectl.reports.pin import build_pin, check_legal, find_refusal, parse_split
 from semipd_kubectl.reports.status import build_service
 from semipd_kubectl.reports.values import Split, age, unix_s
 
@@ -243,8 +243,38 @@ def test_what_is_no_split_is_refused(text: str) -> None:
 )
 def test_a_split_outside_the_bounds_is_refused_with_value_and_limit(text: str, cls: Any, words: str) -> None:
     with pytest.raises(InvalidSpec) as refused:
-        check_bounds(parse_split(text), view(cls=cls))
+        check_legal(parse_split(text), view(cls=cls))
     assert words in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "isolation", "words"),
+    [
+        pytest.param(
+            "72/60",
+            "MPS",
+            "got '72/60', allowed: multiples of 5 (isolation MPS); the nearest is 70/60",
+            id="MPS",
+        ),
+        pytest.param("72/60", "Auto", "multiples of 5", id="Auto is MPS"),
+        pytest.param("70/60", "GreenContext", "allowed: 20/80, 30/70,", id="disjoint pairs alone"),
+        pytest.param("70/60", "Unified", "allowed: 100/100 (isolation Unified)", id="one split alone"),
+    ],
+)
+def test_a_split_that_the_isolation_cannot_run_is_refused_with_the_nearest(
+    text: str, isolation: str, words: str
+) -> None:
+    with pytest.raises(InvalidSpec) as refused:
+        check_legal(parse_split(text), view(partition={"isolation": isolation}))
+    assert words in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "isolation"),
+    [("70/60", "MPS"), ("100/40", "Auto"), ("60/40", "GreenContext"), ("100/100", "None")],
+)
+def test_a_legal_split_may_be_pinned(text: str, isolation: str) -> None:
+    check_legal(parse_split(text), view(partition={"isolation": isolation}))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from semipd_kubectl.options import add_connection, add_output, duration, open_co
 from semipd_kubectl.reports.pin import (
     PinReport,
     build_pin,
-    check_bounds,
+    check_legal,
     find_refusal,
     parse_split,
     pin_patch,
@@ -53,7 +53,7 @@ def _run(api: Connection, args: argparse.Namespace) -> int:
     from semipd_kubectl.observe.fleet import observe_service  # noqa: PLC0415
 
     view = observe_service(api, api.namespace, args.name)
-    check_bounds(args.split, view)
+    check_legal(args.split, view)
     api.patch(SERVICES.path(api.namespace, args.name), pin_patch(args.split))
     report = build_pin(view, args.split, view.pin)
     if args.output == "text":

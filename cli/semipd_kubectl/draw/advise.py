@@ -14,11 +14,11 @@ from semipd_kubectl.reports.values import age
 def draw_advice(report: AdviceReport, now_s: float) -> Iterator[Text]:
     """`now_s` is unix time."""
     yield toned(f"{report.namespace}/{report.name}", BOLD).append(
-        f"  mode {report.mode}, at {report.in_force or 'no split yet'}", style="not bold"
+        f"  mode {report.mode}, at {report.requested or 'no split yet'}", style="not bold"
     )
     if report.advised is None:
         yield toned(f"No advice: {report.message}.")
-    elif report.advised == report.in_force:
+    elif report.advised == report.requested:
         yield toned(f"Stay at {report.advised}", GOOD).append(
             f" ({report.reason}): {report.message}", style="default"
         )

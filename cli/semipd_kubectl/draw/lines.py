@@ -61,7 +61,9 @@ def shortened(text: str, length: int) -> str:
     return f"{text[:head]}…{text[len(text) - (length - 1 - head) :]}"
 
 
-def open_console(*, columns_given: bool, is_terminal: bool) -> Console:
-    """`columns_given`: $COLUMNS is set."""
+def open_console(*, columns_given: bool, is_terminal: bool, no_color: bool) -> Console:
+    """`columns_given`: $COLUMNS is set. `no_color`: no codes at all, bold and dim ones neither (https://no-color.org)."""
     width = None if is_terminal or columns_given else UNBOUNDED
-    return Console(width=width, highlight=False, soft_wrap=False, markup=False)
+    return Console(
+        width=width, color_system=None if no_color else "auto", highlight=False, soft_wrap=False, markup=False
+    )

@@ -15,7 +15,11 @@ from semipd_kubectl.draw.lines import open_console
 
 
 def console() -> Console:
-    return open_console(columns_given="COLUMNS" in os.environ, is_terminal=sys.stdout.isatty())
+    return open_console(
+        columns_given="COLUMNS" in os.environ,
+        is_terminal=sys.stdout.isatty(),
+        no_color=bool(os.environ.get("NO_COLOR")),
+    )
 
 
 def print_lines(lines: Iterable[RenderableType]) -> None:

@@ -8,13 +8,14 @@ from semipd_kubectl.api.connection import Connection, Object
 from semipd_kubectl.api.paths import CLASSES, PARTITIONS, PODS, SERVICES
 from semipd_kubectl.errors import ApiError, Forbidden, NotThere
 from semipd_kubectl.observe.objects import ENGINES, SERVICE_LABEL, Fleet, ServiceView, build_fleet
+from semipd_kubectl.observe.threads import request_threads
 
 _Rest = tuple[Future[list[Object]], Future[list[Object]], Future[list[Object] | None]]
 
 
 def observe_fleet(api: Connection, namespace: str | None) -> Fleet:
     """`namespace` None: all. Raises: ApiError."""
-    with ThreadPoolExecutor(4) as threads:
+    with request_threads(4) as threads:
         services = threads.submit(api.list, SERVICES.path(namespace))
         rest = _submit_rest(threads, api, namespace, SERVICE_LABEL)
         return build_fleet(services.result(), *_results(rest))
@@ -22,7 +23,7 @@ def observe_fleet(api: Connection, namespace: str | None) -> Fleet:
 
 def observe_service(api: Connection, namespace: str, name: str) -> ServiceView:
     """Raises: ApiError; NotThere names the services that are there."""
-    with ThreadPoolExecutor(4) as threads:
+    with request_threads(4) as threads:
         service = threads.submit(_get_service, api, namespace, name)
         rest = _submit_rest(threads, api, namespace, f"{SERVICE_LABEL}={name}")
         found = service.result()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from semipd_kubectl.api import paths
 from semipd_kubectl.api.connection import POOL_SIZE, Connection
 from semipd_kubectl.errors import ApiError
 from semipd_kubectl.observe.objects import build_fleet
+from semipd_kubectl.observe.threads import request_threads
 from semipd_kubectl.reports.doctor.access import OPERATOR_NEEDS, OWNER_NEEDS, OWNER_WISHES
 from semipd_kubectl.reports.doctor.findings import CRDS, OPERATOR, Findings, Need
 
@@ -19,7 +19,7 @@ _T = TypeVar("_T")
 def observe_installation(api: Connection, namespace: str | None, operator_namespace: str) -> Findings:
     """`namespace`: whose services; None: all. Raises: ApiError if the API server does not answer at all."""
     version = api.get(paths.VERSION)
-    with ThreadPoolExecutor(POOL_SIZE // 2) as threads:
+    with request_threads(POOL_SIZE // 2) as threads:
 
         def later(read: Callable[..., _T], *arguments: object) -> Callable[[], _T | ApiError]:
             future = threads.submit(read, *arguments)

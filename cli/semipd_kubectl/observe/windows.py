@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
@@ -17,6 +16,7 @@ from semipd_kubectl.api.failures import FORBIDDEN, failure_of
 from semipd_kubectl.api.paths import PODS
 from semipd_kubectl.errors import ApiError
 from semipd_kubectl.observe.objects import PodView, PodWindow, Windows
+from semipd_kubectl.observe.threads import request_threads
 
 DEADLINE_S = 3.0
 _decoder = msgspec.json.Decoder(list[EngineReport])
@@ -27,7 +27,7 @@ def fetch_windows(
 ) -> Windows:
     """`pods` with their namespaces."""
     asked = [(namespace, pod) for namespace, pod in pods if not pod.is_leaving]
-    with ThreadPoolExecutor(min(POOL_SIZE, max(1, len(asked)))) as threads:
+    with request_threads(min(POOL_SIZE, max(1, len(asked)))) as threads:
         found = list(threads.map(lambda each: _fetch(api, each[0], each[1], deadline_s), asked))
     dates = [window.date_s for window in found if window.date_s is not None]
     return Windows(

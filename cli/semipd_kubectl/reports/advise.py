@@ -40,7 +40,7 @@ class AdviceReport(Wire, frozen=True, kw_only=True):
     namespace: str
     name: str
     mode: str
-    in_force: Split | None
+    requested: Split | None
     advised: Split | None
     reason: str | None
     message: str
@@ -67,20 +67,20 @@ def find_advice(record: DecisionRecord) -> Advice:
 def build_advice(view: ServiceView) -> AdviceReport:
     mode = view.service.spec.partition.mode
     status = view.service.status or ServiceStatus()
-    in_force = split_of(status.requested) or split_of(view.service.spec.partition.initial_split)
+    requested = split_of(status.requested) or split_of(view.service.spec.partition.initial_split)
     latest = status.decisions[0] if status.decisions else None
     advice = find_advice(latest) if latest is not None and mode is not PartitionMode.STATIC else None
     return AdviceReport(
         namespace=view.namespace,
         name=view.name,
         mode=mode.value,
-        in_force=in_force,
+        requested=requested,
         advised=advice.split if advice else None,
         reason=advice.reason if advice else None,
         message=advice.message if advice else _why_none(mode),
         held_by=advice.held_by if advice else None,
         decision=decisions_of(status.decisions)[0] if status.decisions else None,
-        follow=list(_follow_ups(view, mode, in_force, advice)),
+        follow=list(_follow_ups(view, mode, requested, advice)),
     )
 
 
@@ -97,14 +97,14 @@ def _why_none(mode: PartitionMode) -> str:
 
 
 def _follow_ups(
-    view: ServiceView, mode: PartitionMode, in_force: Split | None, advice: Advice | None
+    view: ServiceView, mode: PartitionMode, requested: Split | None, advice: Advice | None
 ) -> list[FollowUp]:
     """Pods carry `spec.partition`, so a change of it replaces them; the annotation moves them while they run."""
     if mode is PartitionMode.STATIC:
         patch: dict[str, object] = {"spec": {"partition": {"mode": PartitionMode.ADVISORY.value}}}
         what = "to be advised (replaces the pods)"
         return [FollowUp(what=what, command=patch_command(view, patch))]
-    if advice is None or advice.split == in_force:
+    if advice is None or advice.split == requested:
         return []
     pin: dict[str, object] = {"metadata": {"annotations": {PIN_ANNOTATION: str(advice.split)}}}
     found = [FollowUp(what="to follow it now, with a pin", command=patch_command(view, pin))]

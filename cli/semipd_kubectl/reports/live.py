@@ -77,7 +77,7 @@ def build_live(view: ServiceView, windows: Windows, window_s: float) -> ServiceL
     slo = slo_targets(view.service.spec.slo)
     found = {pod.name: windows.pods.get((view.namespace, pod.name), MISSING) for pod in view.pods}
     everything = [report for window in found.values() for report in window.reports]
-    requested, granted = _shares(everything)
+    requested, granted = _shares(_current(everything, windows.now_s))
     return ServiceLive(
         namespace=view.namespace,
         name=view.name,
@@ -94,7 +94,7 @@ def build_live(view: ServiceView, windows: Windows, window_s: float) -> ServiceL
 
 
 def figures_of(reports: Sequence[EngineReport], slo: SloTargets, now_s: float, window_s: float) -> Figures:
-    """`now_s`: unix time by the engines' clock."""
+    """`now_s`: unix time by the engines' clock. A stale report counts for nothing."""
     window = pool_reports(reports, since_s=now_s - window_s, now_s=now_s, stale_after_s=STALE_AFTER_S)
     known = window.engines > 0
     return Figures(
@@ -107,7 +107,7 @@ def figures_of(reports: Sequence[EngineReport], slo: SloTargets, now_s: float, w
         queued=window.queued_requests if known else None,
         running=window.open_requests - window.queued_requests if known else None,
         requests_per_second=round(window.arrival_rate_per_s, 2) if known else None,
-        kv_used_permille=_kv_used(reports),
+        kv_used_permille=_kv_used(_current(reports, now_s)),
     )
 
 
@@ -115,14 +115,17 @@ def _pod(name: str, window: PodWindow, slo: SloTargets, now_s: float, window_s: 
     figures = figures_of(window.reports, slo, now_s, window_s)
     problem = window.problem
     if problem is None and figures.engines == 0:
-        problem = "no front end reports" if window.reports else "no engine yet"
-    requested, granted = _shares(window.reports)
+        problem = "no front end reports, or only stale figures" if window.reports else "no engine yet"
+    requested, granted = _shares(_current(window.reports, now_s))
     return PodLive(name=name, problem=problem, figures=figures, requested=requested, granted=granted)
 
 
-def _shares(reports: Iterable[EngineReport]) -> tuple[Split | None, Split | None]:
+def _current(reports: Iterable[EngineReport], now_s: float) -> list[EngineReport]:
+    return [report for report in reports if now_s - report.at_s <= STALE_AFTER_S]
+
+
+def _shares(found: Sequence[EngineReport]) -> tuple[Split | None, Split | None]:
     """Requested and running, by most engines; of equally common ones the smallest."""
-    found = list(reports)
     if not found:
         return None, None
     running = Counter(running_split(report) for report in found)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 
 from semipd_core.api.conditions import ConditionStatus, ConditionType, find_condition
+from semipd_core.api.fields import ShareBounds
 from semipd_core.api.service import ServiceStatus
 from semipd_core.errors import InvalidSpec
+from semipd_core.partition import Band, Isolation, Partition
+from semipd_core.policies.splits import FREE_STEP_PERCENT, legal_splits, nearest_split
+from semipd_core.service_settings import partition_settings
 from semipd_core.telemetry import Wire
 from semipd_kubectl.observe.objects import PIN_ANNOTATION, ServiceView
 from semipd_kubectl.reports.status import PodReport, build_pod
@@ -51,8 +55,38 @@ def parse_split(text: str) -> Split:
     return Split(prefill_percent=prefill, decode_percent=decode)
 
 
-def check_bounds(split: Split, view: ServiceView) -> None:
-    """Raises: InvalidSpec naming the bounds of the service, cut by its class, that `split` is outside of."""
+def check_legal(split: Split, view: ServiceView) -> None:
+    """Raises: InvalidSpec naming the bounds of the service, cut by its class, or the splits that its isolation can run."""
+    isolation = partition_settings(view.service.spec.partition).isolation
+    splits = legal_splits(isolation, _band(view.bounds))
+    wanted = Partition(prefill_percent=split.prefill_percent, decode_percent=split.decode_percent)
+    if wanted in splits:
+        return
+    if len(splits) > 1:
+        _check_bounds(split, view)
+    nearest = nearest_split(splits, wanted)
+    allowed = (
+        f"multiples of {FREE_STEP_PERCENT}"
+        if isolation is Isolation.MPS
+        else ", ".join(f"{each.prefill_percent}/{each.decode_percent}" for each in splits)
+    )
+    raise InvalidSpec(
+        "PREFILL/DECODE",
+        str(split),
+        f"{allowed} (isolation {isolation}); the nearest is {nearest.prefill_percent}/{nearest.decode_percent}",
+    )
+
+
+def _band(bounds: ShareBounds) -> Band:
+    return Band(
+        prefill_min_percent=bounds.prefill_min_percent,
+        prefill_max_percent=bounds.prefill_max_percent,
+        decode_min_percent=bounds.decode_min_percent,
+        decode_max_percent=bounds.decode_max_percent,
+    )
+
+
+def _check_bounds(split: Split, view: ServiceView) -> None:
     bounds = view.bounds
     by_class = f", cut by class {view.cls.metadata.name}" if view.cls else ""
     for role, percent, low, high in (
