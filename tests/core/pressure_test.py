@@ -216,3 +216,15 @@ def test_how_long_the_slo_is_missed_is_counted_over_moves_of_the_split():
         state = replace(state, settled_s=now_s - 20 if number % 2 else state.settled_s)
         state, _ = cluster.step(state, CONFIG, {each.engine_id: each for each in late(now_s)}, now_s)
     assert state.pressure.missed_since_s == START_S + 2 * ROUND_S, "the first look after the first move"
+
+
+def test_a_split_that_moves_for_ever_keeps_replicas_waiting_only_as_long_as_it_is_believed():
+    late = engines(ttft_ms=500.0, missed=10)
+    state, known = cluster.initial_state(CONFIG), []
+    for number in range(12):
+        now_s = START_S + number * ROUND_S
+        state = replace(state, settled_s=now_s - 20 if number % 2 else state.settled_s)
+        state, _ = cluster.step(state, CONFIG, {each.engine_id: each for each in late(now_s)}, now_s)
+        known.append(pressure.read(state.pressure, CONFIG.average_s))
+    assert known[:10] == [None] * 10
+    assert known[-1].pressure >= pressure.MISSED

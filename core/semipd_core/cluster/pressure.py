@@ -59,6 +59,10 @@ class PressureTrack:
     load: FleetLoad | None = None  # of the last look; None: no data
     samples: tuple[PressureSample, ...] = ()  # oldest first
 
+    def is_refuted(self, now_s: float) -> bool:
+        """Whether the SLO has been missed for so long that no split can be hoped for."""
+        return self.missed_since_s is not None and now_s - self.missed_since_s >= PATIENCE_S
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PressureReading:
@@ -98,7 +102,8 @@ def look(
     `since_s`: no window begins before it; `settled_s`: the split's last move; `split_moves`: whether it may move.
     """
     now_s, engines = inputs.now_s, len(fresh)
-    if _is_another_fleet(track.engines, engines) or settled_s != track.settled_s:
+    waits_for_split = settled_s != track.settled_s and not track.is_refuted(now_s)  # it may move for ever
+    if _is_another_fleet(track.engines, engines) or waits_for_split:
         track = PressureTrack(
             engines=engines,
             settled_s=settled_s,
@@ -108,12 +113,10 @@ def look(
         )
     if not engines:
         return replace(track, looked_s=now_s, missed_since_s=None)
-    looked_s = min(
-        track.looked_s, now_s - average_s / MIN_SAMPLES
-    )  # looks close to each other share requests
+    shortest_s = average_s / MIN_SAMPLES  # looks closer to each other share requests
     window = pool_reports(
         fresh.values(),
-        since_s=max(since_s, track.since_s, looked_s),
+        since_s=max(since_s, track.since_s, min(track.looked_s, now_s - shortest_s)),
         now_s=now_s,
         stale_after_s=float("inf"),
     )
@@ -134,7 +137,14 @@ def look(
     missed_since_s = track.missed_since_s
     if observed is not None:
         missed_since_s = None if observed < MISSED else missed_since_s or now_s
-    return replace(track, looked_s=now_s, missed_since_s=missed_since_s, load=load, samples=samples)
+    return replace(
+        track,
+        settled_s=settled_s,
+        looked_s=now_s,
+        missed_since_s=missed_since_s,
+        load=load,
+        samples=samples,
+    )
 
 
 def read(track: PressureTrack, average_s: float) -> PressureReading | None:
@@ -144,8 +154,7 @@ def read(track: PressureTrack, average_s: float) -> PressureReading | None:
         return None
     observed = _mean([sample.observed for sample in samples])
     relieved = _mean([sample.relieved for sample in samples])
-    missed_s = track.looked_s - track.missed_since_s if track.missed_since_s is not None else 0.0
-    is_refuted = missed_s >= PATIENCE_S
+    is_refuted = track.is_refuted(track.looked_s)
     return PressureReading(
         pressure=observed if is_refuted else relieved,
         latest=samples[-1].observed if is_refuted else samples[-1].relieved,

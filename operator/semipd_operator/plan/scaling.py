@@ -16,7 +16,6 @@ from semipd_core.api.service import AutoscaleSpec, ScalingRecord, ServiceStatus
 from semipd_core.cluster import pressure
 from semipd_core.cluster.autoscale import (
     Bounds,
-    Fleet,
     Overload,
     ScaleDecision,
     ScaleInputs,
@@ -24,14 +23,14 @@ from semipd_core.cluster.autoscale import (
     decide,
 )
 from semipd_core.errors import InvalidSpec
+from semipd_operator.plan.change_in_flight import view_fleet
 from semipd_operator.plan.conditions import StatusReason
 from semipd_operator.plan.naming import SCALE_MANAGER, SEED_MANAGER
-from semipd_operator.plan.observed import Observed, PodView, ReplicasOwner
+from semipd_operator.plan.observed import Observed, ReplicasOwner
 from semipd_operator.plan.status import Loop
 
 RECORDS_KEPT = 5
 FOUND = "Found"  # a record's reason: of a change that is not ours
-SWITCHING_SHARE = 0.1  # of the ready pods: agents answer bursts by themselves, one by one
 
 # Without figures, which would change at every look: those are in the record and the event of a change.
 _WORDS = {
@@ -157,55 +156,6 @@ def find_other_owner(owners: Iterable[ReplicasOwner]) -> ReplicasOwner | None:
         ),
         None,
     )
-
-
-def view_fleet(observed: Observed, replicas: int) -> Fleet:
-    pods = [pod for pod in observed.pods if not pod.is_leaving]
-    return Fleet(
-        replicas=replicas,
-        ready=sum(pod.is_ready for pod in pods),
-        unschedulable=sum(_is_unschedulable(pod) for pod in pods),
-        engines_per_pod=observed.service.spec.resources.engines_per_pod,
-        in_flight=_change_in_flight(observed, replicas, pods),
-    )
-
-
-def _change_in_flight(observed: Observed, replicas: int, pods: Sequence[PodView]) -> str | None:
-    workload = observed.workload
-    if workload is None or not workload.is_current or workload.desired != replicas:
-        return "the last change has not reached the workload yet"
-    if workload.updated < workload.desired:
-        return f"a rollout: {workload.updated} of {workload.desired} pods are of the new revision"
-    starting = [pod.name for pod in pods if not pod.is_ready and pod.problem is None]
-    if starting or len(pods) < replicas:
-        return f"{max(len(starting), replicas - len(pods))} pods start"
-    return _switch_in_flight(observed, [pod.name for pod in pods if pod.is_ready])
-
-
-def _switch_in_flight(observed: Observed, ready: Sequence[str]) -> str | None:
-    """A split that some pods are asked for and others not is a canary; agents that have not taken it up are on their way."""
-    partitions = [observed.partitions[name] for name in ready if name in observed.partitions]
-    asked = {partition.spec.decision_id for partition in partitions}
-    if len(asked) > 1:
-        return f"a switch: pods are asked for {len(asked)} different splits"
-    moving = sum(
-        partition.status is not None
-        and bool(partition.status.engines)
-        and (
-            partition.status.observed_decision_id != partition.spec.decision_id
-            or any(
-                condition.type == ConditionType.SWITCHING and condition.status is ConditionStatus.TRUE
-                for engine in partition.status.engines
-                for condition in engine.conditions
-            )
-        )
-        for partition in partitions
-    )
-    return f"a switch in {moving} of {len(ready)} pods" if moving > SWITCHING_SHARE * len(ready) else None
-
-
-def _is_unschedulable(pod: PodView) -> bool:
-    return pod.node is None and pod.problem is not None and "nschedulable" in pod.problem
 
 
 def _bounds(spec: AutoscaleSpec, limit: int | None) -> Bounds:

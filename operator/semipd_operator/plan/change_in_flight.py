@@ -1,0 +1,61 @@
+"""The pods of a service as its autoscaling sees them, and whether a change is under way that its latencies would be of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from semipd_core.api.conditions import ConditionStatus, ConditionType
+from semipd_core.api.partition import SemiPDPartition
+from semipd_core.cluster.autoscale import Fleet
+from semipd_operator.plan.observed import Observed, PodView
+
+SWITCHING_SHARE = 0.1  # of the ready pods: agents answer bursts by themselves, one by one
+
+
+def view_fleet(observed: Observed, replicas: int) -> Fleet:
+    pods = [pod for pod in observed.pods if not pod.is_leaving]
+    return Fleet(
+        replicas=replicas,
+        ready=sum(pod.is_ready for pod in pods),
+        unschedulable=sum(_is_unschedulable(pod) for pod in pods),
+        engines_per_pod=observed.service.spec.resources.engines_per_pod,
+        in_flight=_change_in_flight(observed, replicas, pods),
+    )
+
+
+def _change_in_flight(observed: Observed, replicas: int, pods: Sequence[PodView]) -> str | None:
+    workload = observed.workload
+    if workload is None or not workload.is_current or workload.desired != replicas:
+        return "the last change has not reached the workload yet"
+    if workload.updated < workload.desired:
+        return f"a rollout: {workload.updated} of {workload.desired} pods are of the new revision"
+    starting = [pod.name for pod in pods if not pod.is_ready and pod.problem is None]
+    if starting or len(pods) < replicas:
+        return f"{max(len(starting), replicas - len(pods))} pods start"
+    return _switch_in_flight(observed, [pod.name for pod in pods if pod.is_ready])
+
+
+def _switch_in_flight(observed: Observed, ready: Sequence[str]) -> str | None:
+    """A split that some pods are asked for and others not is a canary; agents that have not taken it up are on their way."""
+    partitions = [observed.partitions[name] for name in ready if name in observed.partitions]
+    asked = {partition.spec.decision_id for partition in partitions}
+    if len(asked) > 1:
+        return f"a switch: pods are asked for {len(asked)} different splits"
+    moving = sum(map(_is_moving, partitions))
+    return f"a switch in {moving} of {len(ready)} pods" if moving > SWITCHING_SHARE * len(ready) else None
+
+
+def _is_moving(partition: SemiPDPartition) -> bool:
+    """An agent that has not reported is no sign of a switch."""
+    status = partition.status
+    if status is None or not status.engines:
+        return False
+    return status.observed_decision_id != partition.spec.decision_id or any(
+        condition.type == ConditionType.SWITCHING and condition.status is ConditionStatus.TRUE
+        for engine in status.engines
+        for condition in engine.conditions
+    )
+
+
+def _is_unschedulable(pod: PodView) -> bool:
+    return pod.node is None and pod.problem is not None and "nschedulable" in pod.problem
