@@ -14,9 +14,10 @@ from semipd_core.partition import Wish
 from semipd_core.telemetry import EngineReport
 from semipd_operator.observe.scrape import Scraper
 from semipd_operator.plan.effective import Effective
+from semipd_operator.plan.figures import slo_status
 from semipd_operator.plan.loop_settings import fit_state, loop_config, resume_state, wish_of
 from semipd_operator.plan.observed import Observed, PodView
-from semipd_operator.plan.status import Loop, slo_status
+from semipd_operator.plan.status import Loop
 from semipd_shell import log
 from semipd_shell.informer import Key
 
@@ -106,9 +107,7 @@ class Rounds:
     def _step(self, key: Key, looped: Looped, reports: Mapping[str, EngineReport | None]) -> None:
         before = _gist(looped)
         looped.state, looped.round = cluster.step(looped.state, looped.config, reports, self._now_s())
-        looped.figures = slo_status(
-            Loop(state=looped.state, round=looped.round, slo=looped.config.slo), looped.figures
-        )
+        looped.figures = slo_status(looped.round.window, looped.config.slo, looped.figures)
         if looped.round.changed:
             decision = looped.round.decision
             _log.info(

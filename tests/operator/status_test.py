@@ -217,9 +217,9 @@ def test_figures_that_wobble_write_nothing() -> None:
     assert first.slo.attainment_permille == 970
     wobbled = build_status(with_status(observed(), first), loop_after(slot(974, 26)), None, NOW)
     assert wobbled == first
-    moved = build_status(with_status(observed(), first), loop_after(slot(950, 50)), None, NOW)
+    moved = build_status(with_status(observed(), first), loop_after(slot(920, 80)), None, NOW)
     assert moved.slo is not None
-    assert moved.slo.attainment_permille == 950
+    assert moved.slo.attainment_permille == 920
 
 
 def test_a_condition_keeps_the_time_of_its_last_flip() -> None:
