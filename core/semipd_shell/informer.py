@@ -16,7 +16,7 @@ from lightkube import ApiError, AsyncClient
 
 from semipd_shell import log
 
-CHUNK = 500  # objects per page of a list
+CHUNK = 200  # objects per page of a list: a page of pods is 8 MB until it is trimmed
 SERVER_TIMEOUT_S = 300  # a watch's length, asked of the server
 STALL_S = SERVER_TIMEOUT_S + 10
 FIRST_DELAY_S, MAX_DELAY_S = 0.2, 15.0

@@ -96,13 +96,13 @@ class Rounds:
             await asyncio.sleep(max(0.0, self._round_s - (time.monotonic() - started_s)))
 
     async def look(self) -> None:
+        """Steps come before further answers, which wait in their sockets: all of them at once would not fit into memory."""
         pods = {key: [pod for pod in self._pods_of(key) if not pod.is_leaving] for key in self.services}
         addresses = {key: {pod.name: pod.ip for pod in found if pod.ip} for key, found in pods.items()}
         async for key, reports in self._scraper.scrape(addresses, DEADLINE_SHARE * self._round_s):
             looped = self.services.get(key)
             if looped is not None:
                 self._step(key, looped, _by_engine(pods[key], reports))
-            await asyncio.sleep(0)
 
     def _step(self, key: Key, looped: Looped, reports: Mapping[str, EngineReport | None]) -> None:
         before = _gist(looped)

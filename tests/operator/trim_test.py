@@ -6,11 +6,12 @@ import pytest
 
 from semipd_operator.observe.trim import is_news, trim_partition, trim_pod
 
+LABELS = {"semipd.io/service": "chat", "a": "b"}
 SPLIT = {"prefillPercent": 80, "decodePercent": 100}
 PARTITION = {
     "apiVersion": "semipd.io/v1alpha1",
     "kind": "SemiPDPartition",
-    "metadata": {"name": "chat-1", "namespace": "team-a", "resourceVersion": "7", "labels": {"a": "b"}},
+    "metadata": {"name": "chat-1", "namespace": "team-a", "resourceVersion": "7", "labels": LABELS},
     "spec": {"target": SPLIT, "decisionID": "cluster-1"},
     "status": {
         "observedDecisionID": "cluster-1",
@@ -50,7 +51,12 @@ def changed(found, path, value):
         pytest.param(trim_partition, PARTITION, "metadata.managedFields", [], False, id="a manager's entry"),
         pytest.param(trim_partition, PARTITION, "status.engines", [], True, id="what the agent says"),
         pytest.param(trim_partition, PARTITION, "spec.decisionID", "cluster-2", True, id="a wish"),
-        pytest.param(trim_partition, PARTITION, "metadata.labels", {"a": "c"}, True, id="a label"),
+        pytest.param(
+            trim_partition, PARTITION, "metadata.labels", LABELS | {"a": "c"}, False, id="another's label"
+        ),
+        pytest.param(
+            trim_partition, PARTITION, "metadata.labels", {"semipd.io/service": "b"}, True, id="its service"
+        ),
         pytest.param(trim_partition, PARTITION, "spec", {}, True, id="a partition that cannot be read"),
         pytest.param(trim_pod, POD, "status.startTime", "2026-11-21T12:00:00Z", False, id="a pod's start"),
         pytest.param(trim_pod, POD, "status.podIP", "10.0.0.2", True, id="a pod's address"),
