@@ -1,4 +1,4 @@
-"""`semipd bench shares | switch | peers`: measure on this machine, print a table, append the raw numbers, judge."""
+"""`semipd bench shares | switch | peers | scale`: measure on this machine, print a table, append the raw numbers, judge."""
 
 from __future__ import annotations
 
@@ -31,15 +31,17 @@ SWITCH_SPLITS = (
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = subparsers.add_parser("bench", help="measure shares, switches and peers")
+    parser = subparsers.add_parser("bench", help="measure shares, switches, peers and scale")
     benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     _register_shares(benchmarks)
     _register_switch(benchmarks)
     _register_peers(benchmarks)
-    for one in benchmarks.choices.values():
-        one.add_argument(
-            "--model", default=BUILTIN_MODEL, metavar="URI", help="to serve (default: %(default)s)"
-        )
+    _register_scale(benchmarks)
+    for name, one in benchmarks.choices.items():
+        if name != "scale":  # which serves no model
+            one.add_argument(
+                "--model", default=BUILTIN_MODEL, metavar="URI", help="to serve (default: %(default)s)"
+            )
         one.add_argument(
             "--results", default="bench/results", metavar="DIR", help="raw numbers (default: %(default)s)"
         )
@@ -107,11 +109,35 @@ def _register_peers(benchmarks: argparse._SubParsersAction[argparse.ArgumentPars
     )
 
 
+def _register_scale(benchmarks: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = benchmarks.add_parser("scale", help="the operator over a simulated fleet; needs a checkout")
+    parser.add_argument(
+        "--services", type=integer("--services", 1, 20_000), default=1000, help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--pods", type=integer("--pods", 1, 100), default=5, help="of each service (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--round-seconds",
+        type=seconds("--round-seconds", 0.5, 600.0),
+        default=15.0,
+        help="from one look of the cluster loop to the next (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--samples",
+        type=integer("--samples", 1, 1000),
+        default=10,
+        help="services whose window turns bad (default: %(default)s)",
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     """0: all conditions hold. 1: one fails. Raises: InvalidSpec, SemipdError, OSError."""
     console = Console(soft_wrap=True, highlight=False, markup=False)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # so that its services end
-    perform = {"shares": _run_shares, "switch": _run_switch, "peers": _run_peers}[args.benchmark]
+    perform = {"shares": _run_shares, "switch": _run_switch, "peers": _run_peers, "scale": _run_scale}[
+        args.benchmark
+    ]
     with tempfile.TemporaryDirectory(prefix="semipd-bench-") as directory:
         table, numbers, conditions = perform(args, Path(directory), console.print)
     console.print(table)
@@ -236,6 +262,25 @@ def _run_peers(args: argparse.Namespace, directory: Path, say: Callable[[str], N
             say(f"  {found['msPerStep']:8.2f} ms {found['permille'] / 10:5.1f} %  {found['operation']}")
     conditions = peers.judge_peers(medians, ["two lanes", "Unified"], peer.name)
     return _table(head, rows), numbers, conditions
+
+
+def _run_scale(args: argparse.Namespace, directory: Path, say: Callable[[str], None]) -> Found:
+    from semipd_bench.scale.fleet import Fleet  # noqa: PLC0415 - the others need no Kubernetes client
+    from semipd_bench.scale.report import NUMBER_HEAD, scale_numbers, scale_rows  # noqa: PLC0415
+    from semipd_bench.scale.result import judge_scale  # noqa: PLC0415
+    from semipd_bench.scale.run import ScaleRun  # noqa: PLC0415
+
+    if args.samples > args.services:
+        raise InvalidSpec("--samples", args.samples, f"at most --services, which is {args.services}")
+    plan = ScaleRun(
+        fleet=Fleet(services=args.services, pods_per_service=args.pods),
+        round_s=args.round_seconds,
+        samples=args.samples,
+        directory=directory,
+        say=say,
+    )
+    result = asyncio.run(plan.measure())
+    return _table(NUMBER_HEAD, scale_rows(result)), scale_numbers(result), judge_scale(result)
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:

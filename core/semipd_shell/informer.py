@@ -1,7 +1,7 @@
 """One kind's objects, kept as the API server has them: list, then watch, for ever; an outage only makes it older.
 
-lightkube's own retry dies with the connection and never times out, so this loop owns both: an error or a silence longer than
-STALL_S ends the watch, and the next list drops what has vanished meanwhile.
+lightkube's own retry dies with the connection and never times out, so this loop owns both. After an error the next list drops
+what has vanished meanwhile; after a silence longer than STALL_S the watch is opened anew where it was.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lightkube import ApiError, AsyncClient
 
 from semipd_shell import log
 
-CHUNK = 500  # objects per page of a list
+CHUNK = 200  # objects per page of a list: a page of pods is 8 MB until it is trimmed
 SERVER_TIMEOUT_S = 300  # a watch's length, asked of the server
 STALL_S = SERVER_TIMEOUT_S + 10
 FIRST_DELAY_S, MAX_DELAY_S = 0.2, 15.0
@@ -66,7 +66,8 @@ class Informer:
             try:
                 version = await self._list()
                 delay_s = FIRST_DELAY_S
-                await self._watch(version)
+                while True:
+                    version = await self._watch(version)
             except (ApiError, httpx2.HTTPError, OSError, TimeoutError) as error:
                 if _is_gone(error):
                     continue
@@ -88,7 +89,8 @@ class Informer:
         self.listed.set()
         return str(pages.resourceVersion)
 
-    async def _watch(self, version: str) -> None:
+    async def _watch(self, version: str) -> str:
+        """Until nothing has come for STALL_S: the version to go on from, since a quiet kind is no reason to list it again."""
         watch = self._client.watch(
             self._resource,
             **self._selection,
@@ -97,8 +99,12 @@ class Informer:
         )
         events: AsyncIterator[tuple[str, Object]] = aiter(watch)
         while True:
-            async with asyncio.timeout(STALL_S):
-                kind, item = await anext(events)
+            try:
+                async with asyncio.timeout(STALL_S):
+                    kind, item = await anext(events)
+            except TimeoutError:
+                return version
+            version = item["metadata"]["resourceVersion"]
             self._note(_key(item), None if kind == "DELETED" else self._keep(item))
 
     def _note(self, key: Key, item: Object | None) -> None:

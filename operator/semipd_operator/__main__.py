@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import resource
 import signal
@@ -34,6 +35,9 @@ from semipd_shell import log
 from semipd_shell.informer import Key
 
 LEASE_NAME = "semipd-operator"
+YOUNG_OBJECTS = (
+    50_000  # before a collection: a page of a list is that many, and hardly ever garbage in cycles
+)
 
 _log = log.logger(__name__)
 
@@ -69,6 +73,7 @@ class Operator:
             tasks.create_task(watch.run())
             tasks.create_task(serve_health(self))
             await asyncio.gather(*(informer.listed.wait() for informer in self.world.informers))
+            gc.freeze()  # what is kept of the cluster is no garbage: looking through it would be a quarter of the CPU
             kinds = await find_optional_kinds(self.client)
             optional = [self.world.watch_optional(kind.rpartition("/")[2]) for kind in kinds]
             informers += [asyncio.create_task(informer.run()) for informer in optional]
@@ -154,6 +159,7 @@ def _raise_file_limit() -> None:
 def main() -> int:
     log.configure("operator")
     _raise_file_limit()
+    gc.set_threshold(YOUNG_OBJECTS)
     for name in ("httpx", "httpx2", "kopf"):  # a line for each request and each event
         logging.getLogger(name).setLevel(logging.WARNING)
     try:

@@ -19,7 +19,7 @@ from semipd_operator.plan.class_choice import choose_class
 from semipd_operator.plan.guard_rails import gpus_per_pod
 from semipd_operator.plan.observed import Observed
 from semipd_operator.plan.partitions import is_asked
-from semipd_operator.plan.plan import Admission, Installation, Plan, admit, build_plan
+from semipd_operator.plan.plan import Admission, Installation, Plan, admit, asks_for_more, build_plan
 from semipd_operator.plan.transitions import find_transitions
 from semipd_operator.rounds import Looped, Rounds
 from semipd_shell import log
@@ -147,7 +147,7 @@ class Reconciler:
         """As deployed, of the other services of the same class in the namespace."""
         classes = list(self._world.classes.values())
         own = choose_class(observed.service, classes)
-        if own.spec.gpu_budget is None:
+        if own.spec.gpu_budget is None or not (asks_for_more(observed) or observed.service.spec.autoscale):
             return 0
         total = 0
         for other in [

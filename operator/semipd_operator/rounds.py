@@ -15,12 +15,13 @@ from semipd_core.partition import Partition, Wish
 from semipd_core.telemetry import EngineReport
 from semipd_operator.loop_metrics import Tally
 from semipd_operator.observe.scrape import Scraper
+from semipd_operator.plan.figures import slo_status
 from semipd_operator.plan.fleet import build_fleet
 from semipd_operator.plan.loop_settings import fit_state, loop_config, wish_of
 from semipd_operator.plan.observed import Observed, PodView
 from semipd_operator.plan.plan import Admission
 from semipd_operator.plan.resume import pinned_split, resume_state
-from semipd_operator.plan.status import Loop, slo_status
+from semipd_operator.plan.status import Loop
 from semipd_operator.plan.trial_status import canary_status
 from semipd_shell import log
 from semipd_shell.informer import Key
@@ -116,13 +117,13 @@ class Rounds:
             await asyncio.sleep(max(0.0, self._round_s - (time.monotonic() - started_s)))
 
     async def look(self) -> None:
+        """Steps come before further answers, which wait in their sockets: all of them at once would not fit into memory."""
         pods = {key: [pod for pod in self._pods_of(key) if not pod.is_leaving] for key in self.services}
         addresses = {key: {pod.name: pod.ip for pod in found if pod.ip} for key, found in pods.items()}
         async for key, reports in self._scraper.scrape(addresses, DEADLINE_SHARE * self._round_s):
             looped = self.services.get(key)
             if looped is not None:
                 self._step(key, looped, pods[key], reports)
-            await asyncio.sleep(0)
 
     def _step(
         self, key: Key, looped: Looped, pods: list[PodView], reports: Mapping[str, list[EngineReport]]
@@ -138,9 +139,7 @@ class Rounds:
             fleet=build_fleet(pods, reports, partitions),
         )
         looped.tally.note(state, looped.state, looped.round)
-        looped.figures = slo_status(
-            Loop(state=looped.state, round=looped.round, slo=looped.config.slo), looped.figures
-        )
+        looped.figures = slo_status(looped.round.window, looped.config.slo, looped.figures)
         if looped.round.changed:
             decision = looped.round.decision
             _log.info(

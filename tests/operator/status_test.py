@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import msgspec
 import pytest
 from fleet_objects import NOW, observed, partition, pod, service, workload
 
@@ -218,9 +217,9 @@ def test_figures_that_wobble_write_nothing() -> None:
     assert first.slo.attainment_permille == 970
     wobbled = build_status(with_status(observed(), first), loop_after(slot(974, 26)), None, NOW)
     assert wobbled == first
-    moved = build_status(with_status(observed(), first), loop_after(slot(950, 50)), None, NOW)
+    moved = build_status(with_status(observed(), first), loop_after(slot(920, 80)), None, NOW)
     assert moved.slo is not None
-    assert moved.slo.attainment_permille == 950
+    assert moved.slo.attainment_permille == 920
 
 
 def test_a_condition_keeps_the_time_of_its_last_flip() -> None:
@@ -253,38 +252,3 @@ def test_counts_shares_and_the_selector_of_scale() -> None:
     assert status.granted is not None
     assert (status.granted.prefill_percent, status.granted.decode_percent) == (80, 100)
     assert status.observed_generation == 3
-
-
-def test_the_words_of_an_advice_follow_the_advice_and_not_its_figures() -> None:
-    """`Advisory` is the reason of all of them."""
-    config = replace(CONFIG, mode="Advisory", policy="SLOFeedback")
-
-    def look(state: cluster.ClusterState, report: EngineReport | None, now_s: float) -> Loop:
-        state, round_ = cluster.step(state, config, {"chat-1/engine-0": report}, now_s)
-        return Loop(state=state, round=round_, slo=SLO)
-
-    def report(now_s: float, missed: int) -> EngineReport:
-        bad = msgspec.structs.replace(slot(0, missed), start_s=int(now_s) - 10, missed_tpot=missed)
-        front_end = FrontEndReport(
-            at_s=now_s, ready=True, slo=SLO, open_requests=0, queued_requests=0, slots=[bad]
-        )
-        return EngineReport(
-            engine_id="chat-1/engine-0",
-            at_s=now_s,
-            phase="Steady",
-            requested=(80, 100),
-            granted=(80, 100),
-            front_end=front_end,
-            coordinator=None,
-        )
-
-    silent = look(cluster.initial_state(config), None, 1_000_000.0)
-    first = build_status(observed(), silent, None, NOW)
-    assert "(NoData)" in first.decisions[0].message
-    missing = look(silent.state, report(1_000_002.0, 100), 1_000_002.0)
-    second = build_status(with_status(observed(), first), missing, None, NOW)
-    assert [decision.reason for decision in second.decisions] == ["Advisory"]
-    assert "(TPOTMissed)" in second.decisions[0].message
-    more = look(missing.state, report(1_000_004.0, 101), 1_000_004.0)
-    assert more.round.decision.message != missing.round.decision.message
-    assert build_status(with_status(observed(), second), more, None, NOW).decisions == second.decisions

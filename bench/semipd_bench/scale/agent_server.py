@@ -38,7 +38,9 @@ class AgentServer:
     def _build_runner(self) -> web.AppRunner:
         app = web.Application()
         app.router.add_get("/v1/windows", self._windows)
-        return web.AppRunner(app, access_log=None, keepalive_timeout=300.0)
+        return web.AppRunner(
+            app, access_log=None, handler_cancellation=True, keepalive_timeout=300.0, shutdown_timeout=1.0
+        )
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

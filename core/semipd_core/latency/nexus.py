@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from semipd_core.latency.least_squares import LinearFit
 from semipd_core.latency.share_curve import TURNS, ShareCurve
@@ -90,7 +91,14 @@ def sample_speed(curve: ShareCurve, sample: StepSample) -> float:
     """The speed that `curve` expects for the conditions of `sample`."""
     caps = (sample.prefill_percent, sample.decode_percent)
     own, other = caps if sample.role is Role.PREFILL else caps[::-1]
-    return curve.speed(own, other, sample.contended_permille / 1000)
+    contended, lone = _speeds(curve, own, other)
+    contention = sample.contended_permille / 1000
+    return contention * contended + (1 - contention) * lone
+
+
+@lru_cache(maxsize=4096)  # a report's samples were taken at one pair of caps, or two
+def _speeds(curve: ShareCurve, own: int, other: int) -> tuple[float, float]:
+    return curve.contended_speed(own, other), curve.lone_speed(own)
 
 
 def _features(sample: StepSample) -> tuple[float, float, float]:

@@ -1,6 +1,7 @@
 """The agents' windows, all at once within a deadline: who is slow or dead is no data, and delays nobody for long.
 
-A fleet's reports together are hundreds of megabytes as objects, so each service's are handed on as soon as they are complete.
+A fleet's reports together are hundreds of megabytes as objects, so each service's are read and handed on as soon as they are
+complete.
 """
 
 from __future__ import annotations
@@ -43,7 +44,11 @@ class _Pending:
     """A service whose agents are being asked."""
 
     waiting: int
-    found: Reports = field(default_factory=dict)
+    answers: dict[str, bytes] = field(default_factory=dict)
+
+    def read(self) -> Reports:
+        found = {name: _read_reports(body, name) for name, body in self.answers.items()}
+        return {name: reports for name, reports in found.items() if reports is not None}
 
 
 class Scraper:
@@ -63,9 +68,9 @@ class Scraper:
 
         async def ask(key: Key, name: str, address: str) -> None:
             try:
-                reports = await self._fetch(address, slots)
-                if reports is not None:
-                    pending[key].found[name] = [named(report, name) for report in reports]
+                body = await self._fetch(address, slots)
+                if body is not None:
+                    pending[key].answers[name] = body
             finally:
                 pending[key].waiting -= 1
                 if pending[key].waiting == 0:
@@ -80,22 +85,21 @@ class Scraper:
             complete.put_nowait(key)
         try:
             async for key in _until(asyncio.get_running_loop().time() + deadline_s, complete, len(pending)):
-                yield key, pending.pop(key).found
+                yield key, pending.pop(key).read()
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         for key, each in pending.items():
-            yield key, each.found
+            yield key, each.read()
 
-    async def _fetch(self, address: str, slots: asyncio.Semaphore) -> list[EngineReport] | None:
+    async def _fetch(self, address: str, slots: asyncio.Semaphore) -> bytes | None:
         host = f"[{address}]" if ":" in address else address
         async with _place(slots):
             try:
                 async with self._client.get(f"http://{host}:{self._port}/v1/windows") as answer:
-                    body = await _read(answer) if answer.status == OK else None
-                return None if body is None else _decoder.decode(body)
-            except (aiohttp.ClientError, OSError, TimeoutError, msgspec.MsgspecError):
+                    return await _read(answer) if answer.status == OK else None
+            except (aiohttp.ClientError, OSError, TimeoutError):
                 return None
 
 
@@ -138,6 +142,14 @@ async def _read(answer: aiohttp.ClientResponse) -> bytes | None:
         if len(body) > MAX_BYTES:
             return None
     return bytes(body)
+
+
+def _read_reports(body: bytes, pod: str) -> list[EngineReport] | None:
+    """None: it is not what an agent says."""
+    try:
+        return [named(report, pod) for report in _decoder.decode(body)]
+    except msgspec.MsgspecError:
+        return None
 
 
 def named(report: EngineReport, pod: str) -> EngineReport:

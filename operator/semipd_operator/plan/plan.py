@@ -139,6 +139,11 @@ def build_plan(
     )
 
 
+def asks_for_more(observed: Observed) -> bool:
+    """Pods than are deployed: else its class's budget does not matter."""
+    return _pods_wanted(observed) > (observed.workload.desired if observed.workload else 0)
+
+
 def _pods_wanted(observed: Observed) -> int:
     spec = observed.service.spec
     if spec.placement is Placement.EVERY_NODE:

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from semipd_core.api.conditions import Condition, ConditionType, find_condition, set_condition
 from semipd_core.api.fields import PartitionSplit
-from semipd_core.api.service import DecisionRecord, Routing, ServiceStatus, SloStatus
+from semipd_core.api.service import DecisionRecord, Routing, ServiceStatus
 from semipd_core.cluster.state import DECISIONS_KEPT, ClusterRound, ClusterState, TimedDecision
 from semipd_core.errors import InvalidSpec
 from semipd_core.partition import Partition
 from semipd_core.telemetry import SloTargets
 from semipd_operator.plan import conditions
+from semipd_operator.plan.figures import slo_status
 from semipd_operator.plan.naming import selector, selector_text
 from semipd_operator.plan.observed import Observed
 from semipd_operator.plan.routing import Route
 from semipd_operator.plan.times import to_rfc3339
 from semipd_operator.plan.trial_status import canary_status, proven_status
 
-ATTAINMENT_STEP_PERMILLE = (
-    10  # coarser than what a window's luck moves, so that a quiet service is not written
-)
-LATENCY_STEP_PERMILLE = 100  # of the value
-_ADVICE = re.compile(r"the policy says \(\d+, \d+\) \(\w+\)")  # as the cluster loop words it
 MEASURED = (ConditionType.METRICS_AVAILABLE, ConditionType.SLO_MET)
 
 
@@ -72,7 +67,7 @@ def build_status(
         selector=selector_text(selector(service.metadata.name)),
         requested=_split(loop.state.target) if loop else old.requested,
         granted=granted_by_most(observed) or old.granted,
-        slo=slo_status(loop, old.slo) if loop else old.slo,
+        slo=slo_status(loop.round.window, loop.slo, old.slo) if loop else old.slo,
         decisions=_decisions(loop.state, old.decisions) if loop else old.decisions,
         canary=canary_status(loop.state) if loop else old.canary,
         proven=proven_status(loop.state) if loop else old.proven,
@@ -118,29 +113,6 @@ def _conditions(
     return [conditions.ready(parts), *parts]
 
 
-def slo_status(loop: Loop, old: SloStatus | None) -> SloStatus | None:
-    """A value moves only by a step: figures that change at every look would be a write at every look."""
-    window, slo, last = loop.round.window, loop.slo, old or SloStatus()
-    found = SloStatus(
-        attainment_permille=_stepped(
-            last.attainment_permille, window.attainment_permille, ATTAINMENT_STEP_PERMILLE
-        ),
-        ttft_milliseconds=_near(last.ttft_milliseconds, window.ttft_percentile_ms(slo.ttft_percentile)),
-        tpot_milliseconds=_near(last.tpot_milliseconds, window.tpot_percentile_ms(slo.tpot_percentile)),
-    )
-    return None if found == SloStatus() else found
-
-
-def _stepped(old: int | None, new: int | None, step: int) -> int | None:
-    return old if old is not None and new is not None and abs(new - old) < step else new
-
-
-def _near(old: int | None, new: float | None) -> int | None:
-    if new is None:
-        return None
-    return _stepped(old, round(new), max(1, round(new) * LATENCY_STEP_PERMILLE // 1000))
-
-
 def _decisions(state: ClusterState, old: Sequence[DecisionRecord]) -> tuple[DecisionRecord, ...]:
     """Those of the loop before older ones. A hold that goes on keeps the words of its first look, also over a restart."""
     known = {_key(record): record for record in old}
@@ -154,10 +126,8 @@ def _decisions(state: ClusterState, old: Sequence[DecisionRecord]) -> tuple[Deci
     return tuple([*found, *older][:DECISIONS_KEPT])
 
 
-def _key(record: DecisionRecord) -> tuple[str, str, PartitionSplit, str]:
-    """Another advice is another decision, also where the same guard holds it back."""
-    advice = _ADVICE.search(record.message)
-    return record.time, record.reason, record.partition, advice.group() if advice else ""
+def _key(record: DecisionRecord) -> tuple[str, str, PartitionSplit]:
+    return record.time, record.reason, record.partition
 
 
 def _record(timed: TimedDecision) -> DecisionRecord:

@@ -1,0 +1,106 @@
+"""Agents that answer, refuse, hang and talk nonsense, over real sockets."""
+
+import asyncio
+import contextlib
+import itertools
+import time
+
+import msgspec
+import pytest
+from aiohttp import web
+
+from semipd_core.telemetry import EngineReport
+from semipd_operator.observe import scrape
+from semipd_operator.observe.scrape import Scraper, open_client
+from semipd_shell.informer import Key
+
+REPORT = EngineReport(
+    engine_id="engine-0",
+    at_s=1.0,
+    phase="Steady",
+    requested=(80, 100),
+    granted=(80, 100),
+    front_end=None,
+    coordinator=None,
+)
+BODY = msgspec.json.encode([REPORT])
+WELL, HANGS, ILL, NONSENSE, HUGE = (f"127.0.0.{number}" for number in range(2, 7))
+NOBODY = "127.0.0.99"
+
+
+async def answer(request):
+    address = request.transport.get_extra_info("sockname")[0]
+    if address == HANGS:
+        await asyncio.Event().wait()
+    if address == ILL:
+        return web.Response(status=503)
+    if address == HUGE:
+        return web.Response(body=b" " * (scrape.MAX_BYTES + 1))
+    return web.Response(body=b"[{}]" if address == NONSENSE else BODY)
+
+
+@contextlib.asynccontextmanager
+async def agents():
+    """The port that all of them listen on."""
+    app = web.Application()
+    app.router.add_get("/v1/windows", answer)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1.0)
+    await runner.setup()
+    first = web.TCPSite(runner, WELL, 0)
+    await first.start()
+    port = runner.addresses[0][1]
+    for address in (HANGS, ILL, NONSENSE, HUGE):
+        await web.TCPSite(runner, address, port).start()
+    try:
+        yield port
+    finally:
+        await runner.cleanup()
+
+
+async def scrape_all(services, deadline_s=10.0):
+    """In the order in which services are handed on."""
+    async with agents() as port, open_client() as client:
+        return [each async for each in Scraper(client, port).scrape(services, deadline_s)]
+
+
+def service(name, *addresses):
+    return {Key("team-a", name): {f"{name}-{number}": address for number, address in enumerate(addresses)}}
+
+
+@pytest.mark.parametrize("address", [ILL, NONSENSE, HUGE, NOBODY])
+async def test_who_does_not_answer_well_is_left_out(address):
+    [(key, reports)] = await scrape_all(service("chat", WELL, address))
+    assert key == Key("team-a", "chat")
+    assert list(reports) == ["chat-0"]
+
+
+async def test_engines_carry_the_name_of_their_pod():
+    [(_, reports)] = await scrape_all(service("chat", WELL))
+    assert reports["chat-0"][0].engine_id == "chat-0/engine-0"
+
+
+async def test_a_service_without_pods_is_handed_on_too():
+    assert await scrape_all(service("empty")) == [(Key("team-a", "empty"), {})]
+
+
+async def test_a_service_does_not_wait_for_another_one_that_hangs():
+    found = await scrape_all(service("slow", HANGS) | service("chat", WELL))
+    assert [key.name for key, _ in found] == ["chat", "slow"]
+
+
+async def test_those_that_are_late_at_the_deadline_are_handed_on_without_reports():
+    found = dict(await scrape_all(service("slow", HANGS, WELL) | service("chat", WELL), deadline_s=0.5))
+    assert list(found[Key("team-a", "chat")]) == ["chat-0"]
+    assert list(found[Key("team-a", "slow")]) == ["slow-1"]
+
+
+async def test_agents_that_hang_do_not_keep_those_behind_them_from_being_asked(monkeypatch):
+    monkeypatch.setattr(scrape, "CONCURRENCY", 2)
+    hanging = service("slow", *itertools.repeat(HANGS, 8))
+    started_s = time.monotonic()
+    async with agents() as port, open_client() as client:
+        async for key, reports in Scraper(client, port).scrape(hanging | service("chat", WELL), 60.0):
+            if key.name == "chat":
+                assert list(reports) == ["chat-0"]
+                break
+    assert time.monotonic() - started_s < scrape.AGENT_TIMEOUT_S * 8 / 2
