@@ -39,7 +39,7 @@ setup: $(SETUP) ## install everything into .venv
 demo: $(SETUP) ## serve a real model, replay a real trace, watch the split move; writes out/report.html
 	@SEMIPD_INSTALL_SECONDS=$$(cat $(SETUP)) $(RUN)/semipd demo -f examples/semipdservice.yaml
 
-test: $(SETUP) ## all tests that need no cluster and no GPU
+test: $(SETUP) ## all tests that need no GPU; those against a real API server where it is built
 	@$(RUN)/pytest
 
 test-fast: $(SETUP) ## the tests that start no engine
@@ -49,11 +49,17 @@ check: $(SETUP) ## format, lint, types, import borders, spelling
 	@$(RUN)/ruff format --check . && $(RUN)/ruff check . && $(RUN)/mypy && $(RUN)/lint-imports && $(RUN)/codespell && \
 	$(RUN)/validate-pyproject pyproject.toml
 
-e2e: $(SETUP) ## the demo's conditions, on this machine
-	@$(RUN)/pytest e2e
+test-api: $(SETUP) cluster-build ## the tests against a real API server alone
+	@$(RUN)/pytest $$(grep -rl --include='*_test.py' API_SERVER_IS_BUILT tests)
+
+e2e: $(SETUP) ## the demo, and semipd on a real Kubernetes: that of KUBECONFIG, else two nodes on this machine, as root
+	@$(RUN)/pytest e2e -s
 
 # Needs no setup: the package of the cluster uses nothing but Python.
 CLUSTER = PYTHONPATH=e2e/cluster $(PYTHON) -m semipd_cluster
+
+cluster-build: ## build Kubernetes for cluster-up and the tests: 11 minutes on two cores, once
+	@$(CLUSTER) build
 
 cluster-up: ## start a real Kubernetes of two nodes, as root (GPUS=4: each advertises 4); prints its KUBECONFIG
 	@$(CLUSTER) up --gpus $(or $(GPUS),0)
@@ -80,4 +86,4 @@ lock: $(UV) ## resolve the requirements anew, with hashes
 clean: ## remove what setup and runs have made
 	rm -rf $(VENV) .uv out dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup demo test test-fast check e2e cluster-up cluster-down images bench lock clean
+.PHONY: help setup demo test test-api test-fast check e2e cluster-build cluster-up cluster-down images bench lock clean
