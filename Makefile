@@ -73,6 +73,14 @@ images: ## build the container images as root, without Docker and without a regi
 bench: $(SETUP) ## lane shares, live switches (minutes; results under bench/results)
 	@$(RUN)/semipd bench shares && $(RUN)/semipd bench switch
 
+CHECKOV = $(UV) tool run --from checkov==3.3.30 checkov
+
+scan: $(SETUP) cluster-build ## checkov on what is applied and on what the operator makes
+	@rm -rf out/scan && PYTHONPATH=tests/fixtures:e2e/cluster $(RUN)/python tests/install/render_for_scan.py out/scan
+	@for part in operator children; do \
+		$(CHECKOV) --config-file manifests/checkov/$$part.yaml --directory out/scan/$$part || exit 1; \
+	done
+
 lock: $(UV) ## resolve the requirements anew, with hashes
 	$(UV) pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header --no-emit-index-url \
 		--extra dev pyproject.toml -o requirements/dev.txt
@@ -86,4 +94,4 @@ lock: $(UV) ## resolve the requirements anew, with hashes
 clean: ## remove what setup and runs have made
 	rm -rf $(VENV) .uv out dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup demo test test-api test-fast check e2e cluster-build cluster-up cluster-down images bench lock clean
+.PHONY: help setup demo test test-api test-fast check e2e cluster-build cluster-up cluster-down images bench scan lock clean

@@ -14,7 +14,7 @@ from semipd_core.cluster.state import ClusterRound, ClusterState
 from semipd_core.policies.decision import Reason
 from semipd_shell.informer import Key
 
-LABELS = ("namespace", "service")
+LABELS = ["namespace", "name"]
 STAGES = {None: 0, "OnePod": 1, "Percent": 2}
 
 
@@ -37,7 +37,6 @@ class LoopReading(Protocol):
     """One service's loop."""
 
     state: ClusterState
-    round: ClusterRound | None
     tally: Tally
 
 
@@ -55,31 +54,17 @@ class LoopCollector(Collector):
         decisions = CounterMetricFamily(
             "semipd_service_decisions", "rounds of the cluster loop by reason", labels=[*LABELS, "reason"]
         )
-        share = GaugeMetricFamily(
-            "semipd_service_share_percent", "asked of most pods", labels=[*LABELS, "role"]
-        )
         stage = GaugeMetricFamily(
             "semipd_service_canary_stage", "0: none, 1: one pod, 2: canaryPercent of the pods", labels=LABELS
         )
-        attainment = GaugeMetricFamily(
-            "semipd_service_slo_attainment_permille", "of the last window's judged requests", labels=LABELS
-        )
-        engines = GaugeMetricFamily("semipd_service_engines_reporting", "in the last round", labels=LABELS)
         for key, reading in self._readings.items():
-            state, canary = reading.state, reading.state.canary
+            canary = reading.state.canary
             moves.add_metric(key, reading.tally.moves)
             back.add_metric(key, reading.tally.roll_backs)
-            share.add_metric([*key, "prefill"], state.target.prefill_percent)
-            share.add_metric([*key, "decode"], state.target.decode_percent)
             stage.add_metric(key, STAGES[canary.stage if canary else None])
             for reason, count in sorted(reading.tally.decisions.items()):
                 decisions.add_metric([*key, reason], count)
-            if reading.round is not None:
-                engines.add_metric(key, reading.round.window.engines)
-                permille = reading.round.window.attainment_permille
-                if permille is not None:
-                    attainment.add_metric(key, permille)
-        return [moves, back, decisions, share, stage, attainment, engines]
+        return [moves, back, decisions, stage]
 
 
 def add_loop_metrics(registry: CollectorRegistry, readings: Mapping[Key, LoopReading]) -> None:

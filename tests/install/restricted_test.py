@@ -34,9 +34,11 @@ def pod_of(workload: dict[str, Any], namespace: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_an_engine_pod_is_taken(name: str, kubectl: Kubectl) -> None:
-    workload = next(each for each in children_of(name) if each["kind"] in ("Deployment", "DaemonSet"))
-    kubectl.done(*CREATE, given=pod_of(workload, "team-a"))
+def test_the_pods_of_a_service_are_taken(name: str, kubectl: Kubectl) -> None:
+    workloads = [each for each in children_of(name) if each["kind"] in ("Deployment", "DaemonSet")]
+    assert workloads
+    for workload in workloads:
+        kubectl.done(*CREATE, given=pod_of(workload, "team-a"))
 
 
 def test_the_operators_pod_is_taken(kubectl: Kubectl) -> None:

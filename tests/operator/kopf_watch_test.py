@@ -55,5 +55,5 @@ async def test_it_waits_until_both_kinds_are_served(
     world = World(None, None, lambda _key: None)  # type: ignore[arg-type]
     world.note_service(KEY, {"metadata": {"name": "chat"}})
     server = Server(world, *answers)
-    await KopfWatch(server, None, world, "test")._until_served()  # type: ignore[arg-type]
+    await KopfWatch(server, None, world, "first")._until_served()  # type: ignore[arg-type]
     assert server.seen == seen
