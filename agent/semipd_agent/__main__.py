@@ -23,6 +23,7 @@ from semipd_agent.commands import Commands
 from semipd_agent.device.inventory import open_device
 from semipd_agent.http.app import build_app, build_readings
 from semipd_agent.journal.file import Journal
+from semipd_agent.kubernetes.first_spec import adopt_first_spec
 from semipd_agent.kubernetes.follow import follow_partition
 from semipd_agent.run_directory import RunDirectory
 from semipd_core.agent_config import AgentConfig
@@ -67,6 +68,7 @@ def _run(run_directory: RunDirectory, commands: Commands) -> int:
         return EXIT_ANOTHER_AGENT
     inventory = open_device(config.device).inventory()
     log.logger(__name__).info("agent starts", service=config.service, device=msgspec.to_builtins(inventory))
+    config = adopt_first_spec(config, run_directory)
     journal = Journal(run_directory.journal)
     engines = write_configs(config, run_directory)
     asyncio.run(serve(config, engines, run_directory, journal, commands))

@@ -25,7 +25,6 @@ from semipd_agent.supervision.shares import from_wire, new_goal
 from semipd_agent.supervision.surroundings import Surroundings
 from semipd_agent.supervision.zygote_client import ForkRequest, ForkUnknown, fork
 from semipd_agent.wishes.source import FileWishSource, HttpWishSource, WishRefused
-from semipd_core import wishes
 from semipd_core.agent_config import AgentConfig, DecisionStatus, SwitchStatus, WishWire
 from semipd_core.engine_config import EngineConfig
 from semipd_core.errors import InvalidSpec
@@ -100,7 +99,8 @@ class Agent:
         )
         observer = EngineObserver(supervisor, NodeConfig.of(self.config), self.decisions.add)
         if resumed.wish is not None:
-            observer.wish, self.wish = wishes.from_wire(resumed.wish), resumed.wish
+            observer.follow(resumed.wish)
+            self.wish = resumed.wish
         return observer
 
     @property
@@ -163,7 +163,7 @@ class Agent:
 
     @staticmethod
     def _ask(observer: EngineObserver, wish: WishWire) -> None:
-        observer.wish = wishes.from_wire(wish)
+        observer.follow(wish)
         goal = new_goal(from_wire(wish.target), wish.decision_id, wish.reason, wish.message)
         observer.supervisor.shares.ask(goal)
         observer.supervisor.wake()
@@ -228,7 +228,10 @@ class Agent:
         if self.proxy is not None:
             self.proxy.ask_to_end()
         await wait_for_open_requests(
-            list(self.observers.values()), self.config.drain_timeout_seconds, self._hurry
+            list(self.observers.values()),
+            self.config.drain_timeout_seconds,
+            self._hurry,
+            self.config.drain_lag_s,
         )
         for observer in self.observers.values():
             observer.supervisor.is_ending = True

@@ -82,6 +82,8 @@ def build_proxy_config(
         host=config.host,
         port=config.port,
         upstreams=[engine.front_socket for engine in engines],
+        served_name=config.served_name,
+        drain_lag_s=config.drain_lag_s,
         agent_lock=str(run_directory.agent_lock),
         error_file=str(run_directory.proxy_error),
     )

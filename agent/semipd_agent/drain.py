@@ -1,4 +1,4 @@
-"""Waits until no request is open, at most for the drain timeout."""
+"""Lets others see that the pod leaves, then waits until no request is open, at most for the drain timeout."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ _log = log.logger(__name__)
 
 
 async def wait_for_open_requests(
-    observers: Sequence[EngineObserver], timeout_s: float, hurry: asyncio.Event
+    observers: Sequence[EngineObserver], timeout_s: float, hurry: asyncio.Event, lag_s: float = 0.0
 ) -> None:
-    """Tell each front end to take no more; return when all are idle, when time is up, or when `hurry` is set."""
-    _log.info("draining", timeout_s=timeout_s)
-    await asyncio.gather(*(observer.front_end.drain() for observer in observers))
+    """Tell each front end to take no more after `lag_s`; return when all are idle, when time is up, or when `hurry` is set."""
+    _log.info("draining", timeout_s=timeout_s, lag_s=lag_s)
+    await asyncio.gather(*(observer.front_end.drain(lag_s) for observer in observers))
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(hurry.wait(), lag_s)
     try:
         await asyncio.wait_for(_until_idle(observers, hurry), timeout_s)
     except TimeoutError:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from semipd_agent.supervision.engine import EngineSupervisor
 from semipd_agent.supervision.shares import new_goal, to_wire
 from semipd_agent.windows import FrontEndClient
+from semipd_core import wishes
 from semipd_core.agent_config import DecisionStatus, WishWire
 from semipd_core.node import loop as node
 from semipd_core.partition import Partition, Wish
@@ -36,10 +38,16 @@ class EngineObserver:
         self._window_pid: int | None = None  # of the front end that `report` tells of
         self.has_been_ready = False
         self.wish: Wish | None = None
-        self.wish_wire: WishWire | None = None
         self._config = node_config
         self._state = node.initial_state(node_config)
         self._on_decision = on_decision
+
+    def follow(self, wish: WishWire) -> None:
+        """The wish in force, with the service's SLO and policy where it names them."""
+        self.wish = wishes.from_wire(wish)
+        self._config = replace(
+            self._config, slo=wish.slo or self._config.slo, policy=wish.policy or self._config.policy
+        )
 
     @property
     def is_ready(self) -> bool:
@@ -56,6 +64,7 @@ class EngineObserver:
         while True:
             pid = self.front_end_pid
             self.report, self._window_pid = await self.observe(), pid
+            await self._tell_slo(self.report)
             self.has_been_ready = self.has_been_ready or self.is_ready
             self._decide(self.report)
             await asyncio.sleep(PERIOD_S if self.is_ready else EAGER_PERIOD_S)
@@ -74,6 +83,11 @@ class EngineObserver:
             front_end=front_end,
             coordinator=coordinator,
         )
+
+    async def _tell_slo(self, report: EngineReport) -> None:
+        """At every look: a front end that starts anew has the SLO of the pod's start."""
+        if report.front_end is not None and report.front_end.slo != self._config.slo:
+            await self.front_end.set_slo(self._config.slo)
 
     def _decide(self, report: EngineReport) -> None:
         shares = self.supervisor.shares

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import msgspec
 
-from semipd_core.telemetry import FrontEndReport
+from semipd_core.telemetry import FrontEndReport, SloTargets
 
 TIMEOUT_S = 1.0
 BASE_URL = "http://front-end"
@@ -26,10 +26,17 @@ class FrontEndClient:
         except (httpx.HTTPError, msgspec.MsgspecError):
             return None
 
-    async def drain(self) -> bool:
-        """Whether the front end has taken it."""
+    async def drain(self, lag_s: float) -> bool:
+        """Whether the front end has taken it: not ready from now on, nothing new after `lag_s`."""
         try:
-            return (await self._http.post("/internal/drain")).is_success
+            return (await self._http.post("/internal/drain", params={"lagSeconds": lag_s})).is_success
+        except httpx.HTTPError:
+            return False
+
+    async def set_slo(self, slo: SloTargets) -> bool:
+        """For requests from now on. Whether the front end has taken it."""
+        try:
+            return (await self._http.put("/internal/slo", content=msgspec.json.encode(slo))).is_success
         except httpx.HTTPError:
             return False
 

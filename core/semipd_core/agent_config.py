@@ -7,6 +7,8 @@ import msgspec
 from semipd_core.partition import Isolation
 from semipd_core.telemetry import SloTargets, Wire
 
+ENDPOINT_LAG_S = 5  # until everybody's endpoints are without a pod that is not ready
+
 
 class PartitionSettings(Wire, frozen=True, kw_only=True):
     """The service's `spec.partition` with all defaults filled in. Percent."""
@@ -60,12 +62,18 @@ class AgentConfig(Wire, frozen=True, kw_only=True):
     partition: PartitionSettings
     kubernetes: KubernetesSettings | None = None  # None: wishes come by file and HTTP alone
 
+    @property
+    def drain_lag_s(self) -> float:
+        """How long new requests are served after the drain has begun; the drain timeout comes after it."""
+        return 0.0 if self.kubernetes is None else ENDPOINT_LAG_S
+
 
 class WishWire(Wire, frozen=True, kw_only=True):
     """A wish as `PUT /v1/wish` and `wish.json` carry it.
 
     `pinned`: only another pinned wish takes its place, or one whose `releases` is its `decision_id`. So a loop that decided
-    before it saw a wish by hand cannot undo it.
+    before it saw a wish by hand cannot undo it. `slo` and `policy` are what the service says now, where the agent is told of
+    it by its wishes; None: what it was started with.
     """
 
     target: PartitionWire
@@ -75,6 +83,8 @@ class WishWire(Wire, frozen=True, kw_only=True):
     message: str = ""
     pinned: bool = False
     releases: str | None = None
+    slo: SloTargets | None = None
+    policy: str | None = None
 
 
 class PartitionWire(Wire, frozen=True, kw_only=True):

@@ -1,6 +1,6 @@
 """The messages between an engine's processes, encoded as msgpack (`encode`, `decode`).
 
-front end  -- Submit, Abort -->            coordinator  -- Tokens, Failed, News, Readiness -->    front end
+front end  -- Submit, Abort, GetUsage -->  coordinator  -- Tokens, Failed, News, Readiness, Usage -->  front end
 agent      -- Swap, LaneExited, SetCaps, GetState -->  coordinator  -- LaneAttached, LaneLost, Swapped, State -->  agent
 lane       -- LaneHello, StepResult -->    coordinator  -- StepPlan, Stop -->                     lane
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 import msgspec
 
 from semipd_core.partition import Role
-from semipd_core.telemetry import CoordinatorReport
+from semipd_core.telemetry import CoordinatorReport, EngineUsage
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, kw_only=True):
@@ -104,6 +104,14 @@ class Readiness(Message, frozen=True, kw_only=True):
     """Whether every role has an active lane; sent after the hello and whenever it changes."""
 
     ready: bool
+
+
+class GetUsage(Message, frozen=True, kw_only=True):
+    pass
+
+
+class Usage(Message, frozen=True, kw_only=True):
+    usage: EngineUsage
 
 
 # --- coordinator <-> lane ---------------------------------------------------------------------------------------
@@ -215,6 +223,8 @@ AnyMessage = (
     | Failed
     | News
     | Readiness
+    | GetUsage
+    | Usage
     | StepPlan
     | StepResult
     | Stop

@@ -78,6 +78,15 @@ class Band:
             and other.decode_max_percent <= self.decode_max_percent
         )
 
+    def hull(self, other: Band) -> Band:
+        """The smallest band that encloses both."""
+        return Band(
+            prefill_min_percent=min(self.prefill_min_percent, other.prefill_min_percent),
+            prefill_max_percent=max(self.prefill_max_percent, other.prefill_max_percent),
+            decode_min_percent=min(self.decode_min_percent, other.decode_min_percent),
+            decode_max_percent=max(self.decode_max_percent, other.decode_max_percent),
+        )
+
     def clamp(self, partition: Partition) -> Partition:
         return Partition(
             prefill_percent=min(

@@ -11,5 +11,7 @@ class ProxyConfig(Wire, frozen=True, kw_only=True):
     host: str
     port: int  # TCP; 0 lets the kernel choose
     upstreams: list[str]  # `EngineConfig.front_socket` of each engine, absolute
+    served_name: str
+    drain_lag_s: float = 0.0  # new requests are served for so long after SIGTERM
     agent_lock: str  # flocked by the living agent; the proxy stops when it has been free for 30 s
     error_file: str  # where a proxy that exits with code 2 leaves its `SpecError` as JSON

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from semipd_core.agent_config import PartitionSettings
-from semipd_core.api.service import IsolationChoice, PartitionSpec, SloSpec
+from semipd_core.api.service import IsolationChoice, PartitionSpec
+from semipd_core.api.slo import SloSpec
 from semipd_core.partition import Isolation
 from semipd_core.telemetry import SloTargets
 

@@ -89,6 +89,16 @@ class CoordinatorReport(Wire, frozen=True, kw_only=True):
     samples: list[StepSample] = msgspec.field(default_factory=list)  # the latest 64 per role
 
 
+class EngineUsage(Wire, frozen=True, kw_only=True):
+    """Of a CoordinatorReport what an endpoint picker reads, several times a second. `GET /internal/usage` of a front end."""
+
+    waiting: int  # no step has begun
+    running: int  # in prefill or decode
+    kv_blocks_total: int
+    kv_blocks_used: int
+    block_tokens: int
+
+
 class SloTargets(Wire, frozen=True, kw_only=True):
     ttft_percentile: int
     ttft_ms: int
@@ -105,6 +115,18 @@ class FrontEndReport(Wire, frozen=True, kw_only=True):
     open_requests: int
     queued_requests: int  # open, no token yet
     slots: list[WindowSlot]
+
+
+class PodLoad(Wire, frozen=True, kw_only=True):
+    """All engines of one pod as a router needs them: `GET /v1/load` of the agent. Small, because it is asked every second."""
+
+    ready: bool  # takes new requests
+    open_requests: (
+        int | None
+    )  # None: no engine says; an engine that is silent while others speak counts as none
+    queued_requests: int | None  # open, no token yet
+    kv_used_permille: int | None
+    age_ms: int | None  # of the oldest report in it, by the pod's clock
 
 
 class EngineReport(Wire, frozen=True, kw_only=True):

@@ -15,14 +15,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
-import kopf
 from lightkube import AsyncClient
 
 from semipd_core.errors import InvalidSpec
 from semipd_operator.apply.applier import Applier, Fenced
 from semipd_operator.apply.recorder import Recorder
-from semipd_operator.handlers import build_registry, build_settings
 from semipd_operator.health import Health, serve_health
+from semipd_operator.kopf_watch import KopfWatch
 from semipd_operator.lease import Election
 from semipd_operator.observe.scrape import Scraper, open_client
 from semipd_operator.observe.world import World
@@ -52,14 +51,17 @@ class Operator:
         self.settings = settings
         self.client = client
         self.election = Election(client, settings.namespace, LEASE_NAME, settings.identity, time.monotonic)
-        self.world = World(client, settings.watch_namespace, self._note_dirty)
-        self.rounds = Rounds(
-            Scraper(agents, settings.agent_port), settings.round_seconds, self.world.pods, self._note_dirty
-        )
         self.applier = Applier(client, self.election.is_leading)
+        self.world = World(client, settings.watch_namespace, self._note_dirty, self._note_gone)
+        self.rounds = Rounds(
+            Scraper(agents, settings.agent_port),
+            settings.round_seconds,
+            self.world.pods,
+            self.world.partitions,
+            self._note_dirty,
+        )
         self.queue = WorkQueue(self._reconcile)
         self.health = Health()
-        self.stopped = asyncio.Event()  # kopf takes the signals over, and ends by them
         self._reconciler: Reconciler | None = None
 
     async def run(self) -> None:
@@ -67,14 +69,19 @@ class Operator:
         informers = [asyncio.create_task(informer.run()) for informer in self.world.informers]
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.election.run())
-            tasks.create_task(self._kopf())
+            watch = KopfWatch(self.client, self.settings.watch_namespace, self.world, self.settings.identity)
+            tasks.create_task(watch.run())
             tasks.create_task(serve_health(self))
             await asyncio.gather(*(informer.listed.wait() for informer in self.world.informers))
             gc.freeze()  # what is kept of the cluster is no garbage: looking through it would be a quarter of the CPU
             kinds = await find_optional_kinds(self.client)
+            optional = [self.world.watch_optional(kind.rpartition("/")[2]) for kind in kinds]
+            informers += [asyncio.create_task(informer.run()) for informer in optional]
+            await asyncio.gather(*(informer.listed.wait() for informer in optional))
             installation = Installation(
                 namespace=self.settings.namespace,
                 engine_image=self.settings.engine_image,
+                proxy_image=self.settings.proxy_image,
                 optional_kinds=kinds,
             )
             recorder = Recorder(self.client, self.settings.identity, lambda: datetime.now(UTC))
@@ -88,6 +95,10 @@ class Operator:
     def _note_dirty(self, key: Key | None) -> None:
         for each in [key] if key is not None else list(self.world.services):
             self.queue.add(each)
+
+    def _note_gone(self, kind: str, key: Key) -> None:
+        """A child that goes before a turn has seen it is not one that the informer has yet to see."""
+        self.applier.forget((kind, key.namespace, key.name))
 
     async def _reconcile(self, key: Key) -> None:
         """Without the lead nothing is done: the turn comes again with it."""
@@ -108,17 +119,6 @@ class Operator:
                 self.rounds.services.clear()  # another may have led meanwhile: take up what the partitions ask for
             self._note_dirty(None)
 
-    async def _kopf(self) -> None:
-        watched = self.settings.watch_namespace
-        await kopf.operator(
-            registry=build_registry(self.world),
-            settings=build_settings(),
-            namespaces=[watched] if watched else [],
-            clusterwide=watched is None,
-            standalone=True,
-        )
-        self.stopped.set()
-
 
 async def _first_end(tasks: list[asyncio.Task[None]]) -> None:
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -130,13 +130,14 @@ async def serve(settings: OperatorSettings) -> None:
     client = AsyncClient()
     async with open_client() as agents:
         operator = Operator(settings, client, agents)
-        await _until_stopped(operator.run(), operator.stopped)
+        await _until_stopped(operator.run())
         await operator.election.resign()
     await client.aclose()
 
 
-async def _until_stopped(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
+async def _until_stopped(work: Coroutine[Any, Any, None]) -> None:
     """Raises: what `work` raised before it was told to stop."""
+    stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     working = asyncio.create_task(work)

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import kopf
 
 from semipd_core.api.fields import GROUP
-from semipd_operator.observe.world import World
+from semipd_operator.observe.world import Object
+from semipd_operator.plan.observed import owns_replicas
 from semipd_shell.informer import Key
 
 VERSION = "v1alpha1"
 WATCH_S = 300  # a watch's length, asked of the server
 
 
-def build_registry(world: World) -> kopf.OperatorRegistry:
+class Notes(Protocol):
+    """Where events go: what is there now, or None where it is gone."""
+
+    def note_service(self, key: Key, found: Object | None) -> None: ...
+    def note_class(self, name: str, found: Object | None) -> None: ...
+
+
+def build_registry(world: Notes) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
@@ -43,14 +51,19 @@ def build_settings() -> kopf.OperatorSettings:
     settings.networking.request_timeout = 30
     settings.posting.enabled = False
     settings.scanning.disabled = True
+    settings.process.ultimate_exiting_timeout = None  # it would kill the thread, and so the process
     return settings
 
 
 def _plain(body: kopf.Body) -> dict[str, Any]:
-    """Without what nobody reads: a copy of the last-applied manifest, and who owns which field."""
+    """Without what nobody reads: a copy of the last-applied manifest, and who owns which field but spec.replicas."""
     plain = {key: value for key, value in dict(body).items() if key != "metadata"}
     metadata = dict(body["metadata"])
-    metadata.pop("managedFields", None)
+    metadata["managedFields"] = [
+        {**entry, "fieldsV1": {"f:spec": {"f:replicas": {}}}}
+        for entry in metadata.get("managedFields", [])
+        if owns_replicas(entry)
+    ]
     annotations = dict(metadata.get("annotations", {}))
     annotations.pop("kubectl.kubernetes.io/last-applied-configuration", None)
     return {**plain, "metadata": {**metadata, "annotations": annotations}}

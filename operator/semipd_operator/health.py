@@ -11,6 +11,9 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from semipd_operator.loop_metrics import add_loop_metrics
+from semipd_operator.metrics import ServiceCollector
+
 if TYPE_CHECKING:
     from semipd_operator.__main__ import Operator
 
@@ -73,27 +76,8 @@ def render(operator: Operator) -> bytes:
     gauge("semipd_operator_writes", "requests that wrote, since the start", operator.applier.writes)
     gauge("semipd_operator_rounds", "of the cluster loop, since the start", operator.rounds.rounds)
     gauge("semipd_operator_round_seconds", "how long the last round took", operator.rounds.last_round_s)
-    _service_metrics(operator, registry)
-    return generate_latest(registry)
-
-
-def _service_metrics(operator: Operator, registry: CollectorRegistry) -> None:
-    labels = ["namespace", "service"]
-    share = Gauge("semipd_service_share_percent", "target of the split", [*labels, "role"], registry=registry)
-    attainment = Gauge(
-        "semipd_service_slo_attainment_permille",
-        "of the last window's judged requests",
-        labels,
-        registry=registry,
+    add_loop_metrics(registry, operator.rounds.services)
+    registry.register(
+        ServiceCollector(operator.rounds.services, operator.world.services, operator.election.is_leading)
     )
-    engines = Gauge("semipd_service_engines_reporting", "in the last round", labels, registry=registry)
-    for key, looped in operator.rounds.services.items():
-        target = looped.wish.target
-        share.labels(*key, "prefill").set(target.prefill_percent)
-        share.labels(*key, "decode").set(target.decode_percent)
-        if looped.round is None:
-            continue
-        engines.labels(*key).set(looped.round.window.engines)
-        permille = looped.round.window.attainment_permille
-        if permille is not None:
-            attainment.labels(*key).set(permille)
+    return generate_latest(registry)

@@ -44,10 +44,11 @@ WATCHED: dict[str, Any] = {
     "NetworkPolicy": NETWORK_POLICY,
     "PodDisruptionBudget": DISRUPTION_BUDGET,
 }
+# Children too, where the cluster has the kind.
+OPTIONAL: dict[str, Any] = {"PodMonitor": POD_MONITOR, "InferencePool": INFERENCE_POOL}
 BY_KIND: dict[str, Any] = {
     **WATCHED,
-    "PodMonitor": POD_MONITOR,
-    "InferencePool": INFERENCE_POOL,
+    **OPTIONAL,
     "SemiPDPartition": PARTITION,
     "SemiPDService": SERVICE,
 }

@@ -13,6 +13,7 @@ from semipd_core.api.service import SemiPDService
 from semipd_core.errors import InvalidSpec
 from semipd_operator.apply.applier import Applier, FieldOwned
 from semipd_operator.apply.recorder import Recorder
+from semipd_operator.autoscale import Scaler
 from semipd_operator.observe.world import World
 from semipd_operator.plan.class_choice import choose_class
 from semipd_operator.plan.guard_rails import gpus_per_pod
@@ -41,12 +42,14 @@ class Reconciler:
         self._installation = installation
         self._recorder = recorder
         self._now = now
+        self._scaler = Scaler(applier, now)
 
     async def reconcile(self, key: Key) -> None:
         """Raises: Fenced, ApiError, httpx2.HTTPError: to be tried again."""
         found = self._world.services.get(key)
         if found is None or "deletionTimestamp" in found["metadata"]:
             self._rounds.forget(key)
+            self._scaler.forget(key)
             return
         try:
             observed = self._world.observe(key)
@@ -63,7 +66,9 @@ class Reconciler:
             self._installation,
             wish=looped.wish if looped else None,
             loop=looped.loop if looped else None,
+            scale_refusal=self._scaler.refusal(key),
             now=self._time(),
+            canaries=looped.canaries if looped else {},
         )
         await self._apply(key, observed, plan)
 
@@ -71,7 +76,7 @@ class Reconciler:
         """A service that its class refuses keeps the loop that it had."""
         if admission.effective is None:
             return self._rounds.services.get(key)
-        return self._rounds.follow(key, admission.effective, observed)
+        return self._rounds.follow(key, admission, observed)
 
     async def _apply(self, key: Key, observed: Observed, plan: Plan) -> None:
         children = self._world.children(key)
@@ -86,9 +91,13 @@ class Reconciler:
             wanted = {(manifest["kind"], manifest["metadata"]["name"]) for manifest in plan.children}
             for kind, child in children.keys() - wanted:
                 await self._applier.delete(kind, key.namespace, child)
+        if plan.seeds_replicas:
+            metadata = observed.service.metadata
+            await self._applier.seed_replicas(key.name, key.namespace, metadata.resource_version)
+        # The status first: it says which pods try a split and what the others keep, should this operator die in between.
+        await self._apply_status(key, observed.service, plan, conflicts)
         for manifest in plan.partitions:
             await self._apply_partition(observed, manifest)
-        await self._apply_status(key, observed.service, plan, conflicts)
 
     async def _apply_partition(self, observed: Observed, manifest: dict[str, Any]) -> None:
         partition = observed.partitions.get(manifest["metadata"]["name"])
@@ -108,11 +117,12 @@ class Reconciler:
             status = replace(status, conditions=set_condition(status.conditions, condition, self._time()))
         encoded = codec.encode(status)
         if encoded != self._world.services.get(key, {}).get("status"):
-            await self._applier.apply_status(key.name, key.namespace, encoded)
+            if plan.scaling is not None and plan.scaling.replicas is not None:
+                status = await self._scaler.scale(key, service, status, plan.scaling)
+            else:
+                await self._applier.apply_status(key.name, key.namespace, encoded)
             for transition in find_transitions(service.status, status):
                 await self._recorder.record(service, transition)
-        if plan.seeds_replicas:
-            await self._applier.seed_replicas(key.name, key.namespace)
 
     async def _refuse(self, key: Key, error: InvalidSpec) -> None:
         """Of what the API server let through: an object older than its schema, or bounds without a legal split."""

@@ -9,14 +9,18 @@ from semipd_core.errors import InvalidSpec
 from semipd_operator.plan.naming import AGENT_PORT
 
 _PREFIX = "SEMIPD_OPERATOR_"
+_DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 
 
 class OperatorSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="ignore")
 
     engine_image: str = Field(min_length=1)  # of services whose class names none
+    proxy_image: str | None = Field(
+        None, min_length=1
+    )  # the operator's own, which has the proxy in it; None: no proxies
     namespace: str = "semipd-system"  # the operator's own: its Lease, and what agents let scrape them
-    watch_namespace: str | None = None  # None: the whole cluster
+    watch_namespace: str | None = Field(None, max_length=63, pattern=_DNS_LABEL)  # None: the whole cluster
     identity: str = Field("semipd-operator", min_length=1)  # of this pod among the operator's pods
     round_seconds: float = Field(15.0, ge=0.5, le=600.0)  # between two looks of the cluster loop
     resync_seconds: float = Field(

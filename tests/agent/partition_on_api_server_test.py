@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.client
+import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +19,7 @@ from running_service import free_port
 
 from semipd_agent.kubernetes.partition_source import PARTITION
 from semipd_core.agent_config import KubernetesSettings
+from semipd_core.telemetry import EngineReport, SloTargets
 
 pytestmark = [
     pytest.mark.slow,
@@ -24,6 +27,7 @@ pytestmark = [
     pytest.mark.skipif(not API_SERVER_IS_BUILT, reason="the API server is not built: make cluster-build"),
 ]
 POD = "chat-1"
+NO_SLO = SloTargets(ttft_percentile=0, ttft_ms=0, tpot_percentile=0, tpot_ms=0)
 
 
 class Partitions:
@@ -35,7 +39,8 @@ class Partitions:
         self._client = Client(KubeConfig.from_file(self.kubeconfig), trust_env=False)
         self._running.callback(self._client.close)
 
-    def ask(self, prefill: int, decision_id: str) -> None:
+    def ask(self, prefill: int, decision_id: str, **more: object) -> None:
+        """`more`: further fields of the spec."""
         manifest = {
             "apiVersion": "semipd.io/v1alpha1",
             "kind": "SemiPDPartition",
@@ -45,6 +50,7 @@ class Partitions:
                 "decisionID": decision_id,
                 "reason": "Test",
                 "message": "asked by a test",
+                **more,
             },
         }
         self._client.apply(PARTITION(manifest), field_manager="operator", force=True)
@@ -88,6 +94,13 @@ def agent(start: Callable[..., AgentProcess]) -> AgentProcess:
     return start()
 
 
+def slo_of(agent: AgentProcess) -> SloTargets:
+    """As the front end judges by."""
+    reports = msgspec.json.decode(agent.get("/v1/windows").content, type=list[EngineReport])
+    front_end = reports[0].front_end
+    return front_end.slo if front_end is not None else NO_SLO
+
+
 def port_of(agent: AgentProcess) -> int:
     config = msgspec.json.decode((agent.directory / "service.json").read_bytes(), type=type(agent_config()))
     assert config.kubernetes is not None
@@ -116,6 +129,33 @@ def test_the_spec_is_obeyed_and_the_findings_are_reported(
     assert status["engines"][0]["requested"] == status["engines"][0]["granted"]
     conditions = {each["type"]: each["status"] for each in status["engines"][0]["conditions"]}
     assert conditions == {"Ready": "True", "Switching": "False"}
+
+
+def test_the_engines_start_at_the_split_that_is_asked_for_by_then(
+    partitions: Partitions, start: Callable[..., AgentProcess]
+) -> None:
+    partitions.ask(60, "cluster-1", slo={"ttft": {"targetMilliseconds": 123}})
+    agent = start()
+    agent.until_ready()
+    agent.until_steady(60)
+    assert agent.status().switches == [], "no lane had to be replaced"
+    assert slo_of(agent).ttft_ms == 123
+
+
+def test_another_slo_is_judged_by_without_a_restart_also_by_a_new_front_end(
+    partitions: Partitions, agent: AgentProcess
+) -> None:
+    agent.until_ready()
+    partitions.ask(80, "cluster-1")
+    agent.until_steady(80)
+    before = agent.pids()
+    partitions.ask(80, "cluster-1", slo={"ttft": {"targetMilliseconds": 123}}, policy="SLOFeedback")
+    agent.until(lambda: slo_of(agent).ttft_ms == 123, "the front end has the new target")
+    assert agent.pids() == before, "nothing restarts"
+    os.kill(before["frontend"], signal.SIGKILL)
+    agent.until(lambda: agent.pids() != before, "another front end")
+    agent.until_ready()
+    agent.until(lambda: slo_of(agent).ttft_ms == 123, "it has the new target too")
 
 
 def test_without_the_api_server_the_last_wish_holds_also_over_the_agents_death(

@@ -1,174 +1,20 @@
-"""Each policy, in the cluster loop, against a small queueing plant whose traffic flips from prefill-heavy to decode-heavy.
-
-The plant is one engine whose lanes take turns: two busy lanes with caps above 100 together share time in proportion, a lane alone
-runs at its cap. It reports through the same recorder, judge and wire types as a real engine.
-"""
+"""Each policy, in the cluster loop, against a small queueing plant whose traffic flips from prefill-heavy to decode-heavy."""
 
 from __future__ import annotations
 
 import random
-from collections import deque
-from dataclasses import dataclass, field
 
 import pytest
+from queueing_plant import BOUNDS, SLO, Plant, decode_heavy, prefill_heavy
 
 from semipd_core.cluster import loop as cluster
-from semipd_core.partition import Band, Isolation, Partition, Role
+from semipd_core.partition import Isolation, Partition
 from semipd_core.policies import POLICIES
 from semipd_core.policies.decision import Decision, Reason
 from semipd_core.policies.splits import legal_splits, nearest_split
-from semipd_core.repartition import Phase
-from semipd_core.slo.window import RequestJudge, WindowRecorder
-from semipd_core.telemetry import CoordinatorReport, EngineReport, FrontEndReport, SloTargets, StepSample
 
-SLO = SloTargets(ttft_percentile=90, ttft_ms=2000, tpot_percentile=90, tpot_ms=250)
-BOUNDS = Band(prefill_min_percent=20, prefill_max_percent=100, decode_min_percent=30, decode_max_percent=100)
-TICK_S = 0.02
-SWITCH_S = 1.5
-CHUNK_TOKENS = 128
-PROMPT_TOKEN_S = 1 / 300  # lone
-STEP_S, ROW_S = 0.060, 0.005  # lone, a decode step and each of its rows
 FLIP_S, END_S = 60.0, 180.0
 SEEDS = (1, 2, 3)
-
-
-@dataclass(slots=True, eq=False)
-class Request:
-    prompt: int
-    output: int
-    judge: RequestJudge
-    sent: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class Step:
-    role: Role
-    rows: list[Request]
-    tokens: int
-    left_s: float  # lone seconds
-    started_s: float
-    compute_s: float = 0.0
-    contended_s: float = 0.0
-
-
-@dataclass(slots=True, eq=False)
-class Plant:
-    split: Partition
-    engine_id: str = "engine-0"
-    now_s: float = 1_000_000.0
-    recorder: WindowRecorder = field(default_factory=WindowRecorder)
-    waiting: deque[Request] = field(default_factory=deque)
-    decoding: list[Request] = field(default_factory=list)
-    steps: dict[Role, Step] = field(default_factory=dict)
-    samples: dict[Role, deque[StepSample]] = field(
-        default_factory=lambda: {role: deque(maxlen=64) for role in (Role.PREFILL, Role.DECODE)}
-    )
-    switching: tuple[float, Partition] | None = None
-    verdicts: list[tuple[float, bool]] = field(default_factory=list)
-
-    def submit(self, prompt: int, output: int) -> None:
-        self.recorder.arrived(self.now_s, prompt)
-        self.waiting.append(Request(prompt, output, RequestJudge(SLO, self.now_s, output)))
-
-    def ask(self, split: Partition) -> None:
-        if split != self.split:
-            self.switching = (self.now_s + SWITCH_S, split)
-
-    def tick(self) -> None:
-        if self.switching is not None and self.now_s >= self.switching[0]:
-            self.split, self.switching = self.switching[1], None
-        self._plan()
-        busy = len(self.steps) == 2
-        total = self.split.prefill_percent + self.split.decode_percent
-        self.now_s += TICK_S
-        for role, step in list(self.steps.items()):
-            share = self.split.percent(role) / (max(total, 100) if busy else 100)
-            step.left_s -= share * TICK_S
-            step.compute_s += share * TICK_S
-            step.contended_s += TICK_S * busy
-            if step.left_s <= 0:
-                self._complete(step)
-        for request in (*self.waiting, *self.decoding):
-            self._record(request.judge.check(self.now_s))
-
-    def report(self) -> EngineReport:
-        queued = len(self.waiting)
-        front = FrontEndReport(
-            at_s=self.now_s, ready=True, slo=SLO, open_requests=queued + len(self.decoding),
-            queued_requests=queued, slots=self.recorder.slots(self.now_s),
-        )  # fmt: skip
-        coordinator = CoordinatorReport(
-            waiting=queued, prefilling=0, decoding=len(self.decoding), kv_blocks_total=1000, kv_blocks_used=100,
-            kv_blocks_cached=0, block_tokens=16, waiting_tokens=sum(request.prompt for request in self.waiting),
-            oldest_wait_ms=0, preemptions=0, prefix_hit_tokens=0, lane_restarts=0,
-            samples=[sample for samples in self.samples.values() for sample in samples],
-        )  # fmt: skip
-        caps = (self.split.prefill_percent, self.split.decode_percent)
-        return EngineReport(
-            engine_id=self.engine_id, at_s=self.now_s, phase=Phase.STEADY, requested=caps, granted=caps,
-            front_end=front, coordinator=coordinator,
-        )  # fmt: skip
-
-    def attainment(self, from_s: float, to_s: float) -> float:
-        """Of requests judged in [from_s, to_s) of the run."""
-        verdicts = [attained for at_s, attained in self.verdicts if from_s <= at_s - 1_000_000 < to_s]
-        return sum(verdicts) / len(verdicts)
-
-    def _plan(self) -> None:
-        if Role.PREFILL not in self.steps and self.waiting:
-            tokens = min(CHUNK_TOKENS, self.waiting[0].prompt)
-            self._start(Role.PREFILL, [self.waiting[0]], tokens, tokens * PROMPT_TOKEN_S)
-        if Role.DECODE not in self.steps and self.decoding:
-            rows = list(self.decoding)
-            self._start(Role.DECODE, rows, len(rows), STEP_S + ROW_S * len(rows))
-
-    def _start(self, role: Role, rows: list[Request], tokens: int, lone_s: float) -> None:
-        self.steps[role] = Step(role, rows, tokens, lone_s, self.now_s)
-
-    def _complete(self, step: Step) -> None:
-        del self.steps[step.role]
-        wall_s = self.now_s - step.started_s
-        self.samples[step.role].append(
-            StepSample(
-                role=step.role, at_ns=round(self.now_s * 1e9), rows=len(step.rows), tokens=step.tokens,
-                context_tokens=100 * len(step.rows), wall_us=round(wall_s * 1e6),
-                compute_us=round(step.compute_s * 1e6), prefill_percent=self.split.prefill_percent,
-                decode_percent=self.split.decode_percent, contended_permille=round(1000 * step.contended_s / wall_s),
-            )
-        )  # fmt: skip
-        if step.role is Role.PREFILL:
-            self._prefilled(step.rows[0], step.tokens)
-        else:
-            for request in step.rows:
-                self._emit(request)
-
-    def _prefilled(self, request: Request, tokens: int) -> None:
-        request.prompt -= tokens
-        if request.prompt == 0:
-            self.waiting.popleft()
-            self.decoding.append(request)
-            self._emit(request)
-
-    def _emit(self, request: Request) -> None:
-        request.sent += 1
-        self._record(request.judge.token(self.now_s, 1))
-        if request.sent == request.output:
-            self._record(request.judge.finished(self.now_s))
-            self.decoding.remove(request)
-
-    def _record(self, judgement) -> None:
-        self.recorder.record(self.now_s, judgement)
-        if judgement is not None and (judgement.attained or judgement.missed):
-            self.verdicts.append((self.now_s, judgement.attained))
-
-
-def prefill_heavy(rng: random.Random) -> tuple[float, int, int]:
-    """Seconds to the next arrival, prompt and output tokens."""
-    return rng.expovariate(0.5), rng.randint(100, 240), rng.randint(3, 8)
-
-
-def decode_heavy(rng: random.Random) -> tuple[float, int, int]:
-    return rng.expovariate(0.8), rng.randint(30, 80), rng.randint(40, 80)
 
 
 def run(phases, start: Partition, *, mode: str = "Auto", policy: str = "ModelPredictive", seed: int = 3):

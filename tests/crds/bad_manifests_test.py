@@ -89,6 +89,21 @@ SERVICE_STATUS = {
             "message": "",
         }
     ],
+    "canary": {
+        "partition": FULL_SPLIT,
+        "decisionID": "cluster-1767225602000",
+        "stage": "Percent",
+        "since": "2026-01-01T00:00:02Z",
+        "pods": ["chat-1", "chat-2"],
+        "judgedBefore": 40,
+        "attainedBefore": 39,
+    },
+    "proven": {
+        "prefillMinPercent": 65,
+        "prefillMaxPercent": 95,
+        "decodeMinPercent": 85,
+        "decodeMaxPercent": 100,
+    },
     "conditions": [CONDITION],
 }
 PARTITION_STATUS = {

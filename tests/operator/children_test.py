@@ -10,8 +10,10 @@ from fleet_objects import observed, service, service_class
 
 from semipd_core.api import codec
 from semipd_operator.plan.children import build_children
+from semipd_operator.plan.observed import ProxiesView
 from semipd_operator.plan.optional_children import INFERENCE_POOL, POD_MONITOR
 from semipd_operator.plan.plan import Installation, admit
+from semipd_operator.plan.routing import decide_route
 
 INSTALLATION = Installation(namespace="semipd-system", engine_image="semipd/engine:1")
 CPU = service_class(default=True, device="CPU")
@@ -19,9 +21,11 @@ CUDA = service_class(default=True, device="CUDA")
 
 
 def children(cls: Any = CPU, kinds: tuple[str, ...] = (), **spec: Any) -> dict[str, dict[str, Any]]:
-    effective = admit(observed(service=service(**spec)), [cls], INSTALLATION, 0).effective
+    found = service(**spec)
+    effective = admit(observed(service=found), [cls], INSTALLATION, 0).effective
     assert effective is not None
-    built = build_children(effective, operator_namespace="semipd-system", kinds=kinds)
+    route = decide_route(found.spec.routing, ProxiesView(), has_image=False)
+    built = build_children(effective, operator_namespace="semipd-system", kinds=kinds, route=route)
     return {manifest["kind"]: manifest for manifest in built}
 
 
@@ -123,7 +127,6 @@ def test_pods_keep_to_the_restricted_standard() -> None:
 
 def test_a_pod_has_time_to_leave_its_endpoints_to_drain_and_to_stop() -> None:
     spec = pod_spec(drain={"timeoutSeconds": 100})
-    assert spec["containers"][0]["lifecycle"]["preStop"] == {"sleep": {"seconds": 5}}
     assert spec["terminationGracePeriodSeconds"] == 5 + 100 + 20
 
 

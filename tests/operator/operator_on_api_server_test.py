@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 from api_server import API_SERVER_IS_BUILT, api_server_with_crds
-from operator_process import Agents, Cluster, OperatorProcess, service_manifest, serving_agents
+from installed import OPERATOR_NAMESPACE, operators_account
+from lightkube import AsyncClient, KubeConfig
+from operator_process import NAMESPACE, Agents, Cluster, OperatorProcess, service_manifest, serving_agents
 from running_service import free_port
 
 from semipd_core.slo import histogram
 from semipd_core.telemetry import EngineReport, FrontEndReport, SloTargets, WindowSlot
+from semipd_operator.apply.applier import Applier
 
 pytestmark = [
     pytest.mark.slow,
@@ -53,11 +56,18 @@ def agents() -> Iterator[Agents]:
 
 
 @pytest.fixture(scope="module")
+def account(kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The kubeconfig of the operator's own account, with the roles of the manifests and no more."""
+    return operators_account(kubeconfig, tmp_path_factory.mktemp("account") / "kubeconfig")
+
+
+@pytest.fixture(scope="module")
 def operator(
-    kubeconfig: Path, agents: Agents, tmp_path_factory: pytest.TempPathFactory
+    account: Path, agents: Agents, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[OperatorProcess]:
+    directory = tmp_path_factory.mktemp("operator")
     with OperatorProcess(
-        kubeconfig, tmp_path_factory.mktemp("operator"), agents.port, free_port()
+        account, directory, agents.port, free_port(), namespace=OPERATOR_NAMESPACE
     ) as running:
         yield running
 
@@ -112,6 +122,16 @@ def test_replicas_are_seeded_once_and_are_then_anybodys(cluster: Cluster, operat
     cluster.wait(
         lambda: cluster.get("Deployment", "seeded")["spec"].get("replicas") == 3, "the Deployment follows"
     )
+
+
+async def test_a_seed_that_comes_late_does_not_undo_a_scale(kubeconfig: Path, cluster: Cluster) -> None:
+    cluster.apply(service_manifest("late"))
+    version = cluster.get("SemiPDService", "late")["metadata"]["resourceVersion"]
+    cluster.apply(service_manifest("late", replicas=3))
+    client = AsyncClient(KubeConfig.from_file(kubeconfig), trust_env=False)
+    await Applier(client, lambda: True).seed_replicas("late", NAMESPACE, version)
+    await client.aclose()
+    assert cluster.get("SemiPDService", "late")["spec"]["replicas"] == 3
 
 
 @pytest.mark.parametrize("kind", ["Service", "Role", "Deployment", "PodDisruptionBudget"])
@@ -213,6 +233,8 @@ def test_a_missed_slo_moves_the_split_of_every_pod(
 
     def moved() -> bool:
         agents.reports = [slow_tokens(time.time())]
+        for name in ("moved-1", "moved-2"):
+            cluster.report_partition(name)  # a canary waits for it
         targets = [cluster.get("SemiPDPartition", name)["spec"]["target"] for name in ("moved-1", "moved-2")]
         return targets[0] == targets[1] and targets[0]["prefillPercent"] < 80
 
@@ -223,12 +245,12 @@ def test_a_missed_slo_moves_the_split_of_every_pod(
     decisions = cluster.wait(
         lambda: cluster.get("SemiPDService", "moved")["status"].get("decisions"), "the decision is recorded"
     )
-    assert any(each["reason"] == "TPOTMissed" for each in decisions)
+    assert any(each["reason"] == "TPOTMissed" for each in decisions), decisions
     assert cluster.conditions("moved")["SLOMet"][0] in ("False", "Unknown")
 
 
 def test_an_operator_that_is_killed_and_comes_back_writes_nothing(
-    kubeconfig: Path, cluster: Cluster, operator: OperatorProcess, agents: Agents, tmp_path: Path
+    account: Path, cluster: Cluster, operator: OperatorProcess, agents: Agents, tmp_path: Path
 ) -> None:
     deploy(cluster, "quiet", replicas=1)
     names = [
@@ -240,7 +262,9 @@ def test_an_operator_that_is_killed_and_comes_back_writes_nothing(
     before = {key: cluster.get(*key)["metadata"]["resourceVersion"] for key in names}
     os.kill(operator.process.pid, signal.SIGKILL)
     operator.process.wait(10)
-    with OperatorProcess(kubeconfig, tmp_path, agents.port, free_port(), "second") as second:
+    with OperatorProcess(
+        account, tmp_path, agents.port, free_port(), "second", namespace=OPERATOR_NAMESPACE
+    ) as second:
         cluster.wait(lambda: "leads" in second.log(), "the second leads", timeout_s=40)
         services = second.metric("semipd_operator_services")
         cluster.wait(

@@ -26,7 +26,7 @@ async def test_open_requests_finish_within_the_drain_time(
     manifest = service_manifest(f"file://{tiny_llama_dir}", replicas=replicas, drain={"timeoutSeconds": 60})
     with RunningService(tmp_path, manifest) as service:
         load = asyncio.create_task(service.complete_all(prompts, 150))
-        await asyncio.sleep(0.4)
+        await service.until_open(len(prompts) // 2)
         service.up.send_signal(signal.SIGTERM)
         await asyncio.to_thread(service.wait_until, lambda: not is_ready(service), 2)
         assert not load.done(), "the load must outlast the signal for this to mean anything"
@@ -51,7 +51,7 @@ async def test_a_drain_time_that_is_too_short_cuts_what_is_left(tiny_llama_dir: 
     manifest = service_manifest(f"file://{tiny_llama_dir}", drain={"timeoutSeconds": 1}, partition=slow)
     with RunningService(tmp_path, manifest) as service:
         load = asyncio.create_task(service.complete_all([[5, 6, 7]] * 40, 240))
-        await asyncio.sleep(0.3)
+        await service.until_open(20)
         started_s = time.monotonic()
         service.up.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(service.up.wait, 60) == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import msgspec
 from fastapi import FastAPI, Request, Response
 
@@ -11,6 +13,7 @@ from semipd_agent.journal.file import JournalUnwritable
 from semipd_agent.status import build_status, build_windows
 from semipd_agent.wishes.source import WishRefused
 from semipd_core.errors import InvalidSpec
+from semipd_core.routing.load import pod_load
 
 
 def build_app(agent: Agent) -> FastAPI:
@@ -39,6 +42,10 @@ def build_readings(agent: Agent) -> FastAPI:
     @app.get("/v1/windows")
     async def windows() -> Response:
         return _json(build_windows(agent))
+
+    @app.get("/v1/load")
+    async def load() -> Response:
+        return _json(pod_load(build_windows(agent), ready=agent.is_ready, now_s=time.time()))
 
     @app.get("/metrics")
     async def metrics() -> Response:

@@ -16,6 +16,7 @@ from semipd_core.api.partition import (
     PodPartitionStatus,
 )
 from semipd_core.repartition import Phase
+from semipd_core.service_settings import slo_targets
 
 CPU = "CPU"
 
@@ -38,6 +39,8 @@ def to_wish(spec: PodPartitionSpec) -> WishWire:
         decision_id=spec.decision_id,
         reason=spec.reason,
         message=spec.message,
+        slo=None if spec.slo is None else slo_targets(spec.slo),
+        policy=None if spec.policy is None else spec.policy.value,
     )
 
 

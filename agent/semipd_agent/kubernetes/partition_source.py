@@ -11,6 +11,7 @@ from lightkube.generic_resource import create_namespaced_resource
 from semipd_agent.journal.file import JournalUnwritable
 from semipd_agent.kubernetes.partition_object import to_wish
 from semipd_agent.wishes.source import WishRefused, WishSink
+from semipd_core.agent_config import WishWire
 from semipd_core.api import codec
 from semipd_core.api.fields import GROUP
 from semipd_core.errors import InvalidSpec
@@ -31,7 +32,7 @@ class PartitionSource:
         self.refusal: str | None = None
         self._pending: Object | None = None
         self._news = asyncio.Event()
-        self._taken_id: str | None = None
+        self._taken: WishWire | None = None
         self._informer = Informer(client, PARTITION, self._note, namespace=namespace, name=name)
 
     def _note(self, _: Key, __: Object | None, now: Object | None) -> None:
@@ -56,9 +57,9 @@ class PartitionSource:
         try:
             spec = codec.decode_partition(found).spec
             wish = to_wish(spec)
-            if wish.decision_id != self._taken_id:
+            if wish != self._taken:
                 sink.take(wish, None)
-                self._taken_id = wish.decision_id
+                self._taken = wish
         except (InvalidSpec, WishRefused) as error:
             self._say(str(error))
         except JournalUnwritable as error:

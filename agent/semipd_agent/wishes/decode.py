@@ -58,6 +58,9 @@ def _check(wire: WishWire) -> None:
     _check_percents("target", wire.target)
     if not wire.decision_id:
         raise InvalidSpec("decisionId", wire.decision_id, "a non-empty string")
+    for name in ("slo", "policy"):
+        if (given := getattr(wire, name)) is not None:
+            raise InvalidSpec(name, given, "absent: the service says it, not a wish")
     if wire.band is None:
         return
     _check_percents("band", wire.band)

@@ -56,7 +56,7 @@ async def serve(job: Job) -> None:
             await _first_of(
                 signals.wait(), _watch_errors(job), _keep(job, keeper), _work(job, client, keeper)
             )
-            drain_s = float(job.config.drain_timeout_seconds)
+            drain_s = job.config.drain_lag_s + job.config.drain_timeout_seconds
         finally:
             await _stop(client, keeper, signals, drain_s)
 

@@ -24,6 +24,7 @@ class ConditionType(StrEnum):
     PARTITION_APPLIED = "PartitionApplied"
     METRICS_AVAILABLE = "MetricsAvailable"
     SLO_MET = "SLOMet"
+    ROUTED = "Routed"
     SCALING_ACTIVE = "ScalingActive"
     PROGRESSING = "Progressing"
     DEGRADED = "Degraded"

@@ -8,6 +8,7 @@ from typing import Literal
 from semipd_core.api.conditions import Condition
 from semipd_core.api.fields import NonEmpty, PartitionSplit, Percent
 from semipd_core.api.metadata import PodObjectMeta
+from semipd_core.api.slo import PolicyName, SloSpec
 from semipd_core.api.wire import wire
 
 
@@ -29,13 +30,15 @@ class BandSpec:
 
 @wire
 class PodPartitionSpec:
-    """For all engines of the pod."""
+    """For all engines of the pod. `slo` and `policy` are the service's, and change without a restart."""
 
     target: PartitionSplit
     band: BandSpec | None = None  # None: the target alone
     decision_id: NonEmpty
     reason: str = ""
     message: str = ""
+    slo: SloSpec | None = None  # None: what the pod was started with, as for `policy`
+    policy: PolicyName | None = None
 
 
 @wire

@@ -14,12 +14,10 @@ from semipd_core.api.fields import (
     Device,
     DnsSubdomain,
     LocalRef,
-    Milliseconds,
     ModelUriText,
     NonEmpty,
     PartitionSplit,
     Percent,
-    Percentile,
     Permille,
     Positive,
     Quantity,
@@ -29,8 +27,11 @@ from semipd_core.api.fields import (
     Toleration,
 )
 from semipd_core.api.metadata import ObjectMeta
+from semipd_core.api.partition import BandSpec
+from semipd_core.api.slo import PolicyName, SloSpec
 from semipd_core.api.wire import Between, wire
 
+MAX_CANARY_PODS = 100
 DEFAULT_SPLIT = PartitionSplit(prefill_percent=80, decode_percent=100)
 
 
@@ -58,9 +59,12 @@ class PartitionMode(StrEnum):
     STATIC = "Static"
 
 
-class PolicyName(StrEnum):
-    MODEL_PREDICTIVE = "ModelPredictive"
-    SLO_FEEDBACK = "SLOFeedback"
+class CanaryStage(StrEnum):
+    """How far a split on trial has come."""
+
+    ONE_POD = "OnePod"
+    PERCENT = "Percent"  # spec.rollout.canaryPercent of the pods
+    ROLLED_BACK = "RolledBack"  # it, and what is farther the same way, is not asked for again for a while
 
 
 class IsolationChoice(StrEnum):
@@ -91,26 +95,6 @@ class ModelSpec:
     served_name: NonEmpty | None = None  # None: derived from the URI
     dtype: Dtype = Dtype.AUTO
     max_context_tokens: Annotated[int, Between(1, 100_000_000)] | None = None  # None: what the model has
-
-
-@wire
-class TtftTarget:
-    percentile: Percentile = 90
-    target_milliseconds: Milliseconds = 400
-
-
-@wire
-class TpotTarget:
-    percentile: Percentile = 90
-    target_milliseconds: Milliseconds = 60
-
-
-@wire
-class SloSpec:
-    """Met while the attainment is at or above the lower of the two percentiles."""
-
-    ttft: TtftTarget = field(default_factory=TtftTarget)
-    tpot: TpotTarget = field(default_factory=TpotTarget)
 
 
 @wire
@@ -209,6 +193,33 @@ class DecisionRecord:
 
 
 @wire
+class CanaryStatus:
+    """A split on trial in a few pods, or the one that was rolled back last. Written before any pod is asked for it."""
+
+    partition: PartitionSplit
+    decision_id: str
+    stage: CanaryStage
+    since: str  # RFC 3339: of the stage
+    pods: tuple[
+        DnsSubdomain, ...
+    ] = ()  # the first MAX_CANARY_PODS by name; all that ask for decision_id are meant
+    judged_before: int = 0  # requests in the window before the trial
+    attained_before: int = 0
+
+
+@wire
+class ScalingRecord:
+    """A change of spec.replicas by the `autoscale` block; `time` is RFC 3339."""
+
+    time: str
+    from_replicas: Count
+    to_replicas: Count
+    reason: str
+    message: str
+    tokens_per_second_per_pod: int | None = None  # the load then; what was too much once is remembered
+
+
+@wire
 class SloStatus:
     """The pooled window of the last look; None where nothing was measured."""
 
@@ -228,6 +239,9 @@ class ServiceStatus:
     granted: PartitionSplit | None = None
     slo: SloStatus | None = None
     decisions: tuple[DecisionRecord, ...] = ()  # the last 10, newest first
+    canary: CanaryStatus | None = None
+    proven: BandSpec | None = None  # None: no split has met the SLO yet
+    scalings: tuple[ScalingRecord, ...] = ()  # the last 5, newest first
     conditions: tuple[Condition, ...] = ()
 
 

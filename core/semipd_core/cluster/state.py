@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from semipd_core.agent_config import AgentConfig, PartitionSettings
+from semipd_core.cluster.canary import Canary, Refusal
+from semipd_core.cluster.pressure import PressureTrack
 from semipd_core.latency.nexus import StepModel
 from semipd_core.latency.semi_pd import SemiPdModel
 from semipd_core.latency.share_curve import TURNS, ShareCurve
@@ -35,11 +37,20 @@ class ClusterConfig:
     carry_over_s: float = 5.0  # after a move, while verdicts are still about the split before
     stale_after_s: float = 10.0  # an older report is no data
     settle_s: float = 10.0  # what a wish may take until reports show it
+    average_s: float = 45.0  # of the pressure that replicas follow
     # Three steps of the coarser policy, as many as one decision of semi-PD's Algorithm 1 takes: as far as the fit at the target
     # can be believed, so that a node answers a burst at once and a wrong answer stays near what the cluster loop has judged.
     band_half_width_percent: int = 15
     curve: ShareCurve = TURNS
     takes_turns: bool = True
+    pin: Partition | None = None  # by hand: nothing else is asked for, in any mode
+    paused: bool = False  # nothing moves, no canary goes on
+    subject: str = ""  # what is served, by what: proof holds for it alone
+    canary_percent: int | None = None  # of the pods, in the second stage; None: all pods move at once
+    canary_requests: int = 20  # judged, for a stage to pass …
+    canary_window_s: float = 10.0  # … and at least so long
+    canary_deadline_s: float = 600.0  # of a stage
+    refused_for_s: float = 600.0  # after a roll-back
 
     @classmethod
     def of(cls, config: AgentConfig) -> ClusterConfig:
@@ -84,12 +95,13 @@ def bounds_of(partition: PartitionSettings) -> Band:
 class TimedDecision:
     at_s: float  # unix time at which it was first taken
     decision: Decision
-    changed: bool  # whether it moved the band
+    changed: bool  # whether engines were asked for something else by it
+    decision_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterState:
-    """Make the first one with `initial_state`."""
+    """Make the first one with `initial_state`. `target` and what follows it are asked of all pods but the canaries."""
 
     target: Partition
     band: Band
@@ -104,17 +116,55 @@ class ClusterState:
     steps: StepModel = field(default_factory=StepModel)
     curves: SemiPdModel = field(default_factory=SemiPdModel)
     point_s: float = float("-inf")  # when the curves got their last point
+    pressure: PressureTrack = field(default_factory=PressureTrack)
     decisions: tuple[TimedDecision, ...] = ()  # the last DECISIONS_KEPT, newest first; repeated holds are one
+    canary: Canary | None = None
+    refusals: tuple[Refusal, ...] = ()  # that still hold, newest first
+    proven: Band | None = None  # hull of the bands in which a judged window met the SLO
+
+    @property
+    def wish(self) -> Wish:
+        """Of all pods but the canaries."""
+        return Wish(
+            target=self.target,
+            band=self.band,
+            decision_id=self.decision_id,
+            reason=self.reason,
+            message=self.message,
+        )
+
+    def wish_of(self, pod: str | None) -> Wish:
+        canary = self.canary
+        return canary.wish if canary is not None and pod in canary.pods else self.wish
+
+    def is_refused(self, split: Partition, now_s: float) -> bool:
+        return any(refusal.holds_back(split, now_s) for refusal in self.refusals)
+
+    def asked(self, wish: Wish, now_s: float) -> ClusterState:
+        """With `wish` asked of all pods, and windows that begin now."""
+        return replace(
+            self,
+            target=wish.target,
+            band=wish.band,
+            decision_id=wish.decision_id,
+            reason=wish.reason,
+            message=wish.message,
+            settled_s=now_s,
+            canary=None,
+        )
+
+    def noted(self, timed: TimedDecision) -> ClusterState:
+        return replace(self, decisions=(timed, *self.decisions)[:DECISIONS_KEPT])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterRound:
     wishes: Mapping[str, Wish]  # by engine id; only engines that need one
-    decision: Decision  # after the guards; its partition is the target in force
+    decision: Decision  # after the guards; its partition is the target in force, or the split on trial
     advice: Decision  # what the policy says, before the guards
     window: PooledWindow
     window_state: WindowState
-    changed: bool  # whether the band moved
+    changed: bool  # whether any engine is asked for something else
 
 
 def decision_id_at(now_s: float) -> str:

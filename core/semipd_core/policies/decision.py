@@ -48,6 +48,15 @@ class Reason(StrEnum):
     NO_WISH = "NoWish"
     OUTSIDE_BAND = "OutsideBand"
     ADOPTED = "Adopted"  # engines run a split by somebody else's will
+    PAUSED = "Paused"
+    BOUNDS_CHANGED = "BoundsChanged"
+    MODE_CHANGED = "ModeChanged"
+    UNPINNED = "Unpinned"
+    CANARY = "Canary"  # a split is on trial in some of the pods
+    CANARY_PASSED = "CanaryPassed"
+    CANARY_FAILED = "CanaryFailed"
+    CANARY_EXPIRED = "CanaryExpired"  # nothing was learned within its time
+    CANARY_REFUSED = "CanaryRefused"  # failed a while ago, or farther the same way
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""`python -m semipd_cluster up | down | status | images ARCHIVE… | build`."""
+"""`python -m semipd_cluster up | down | status | images ARCHIVE… | build | break-api-server`."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     commands.add_parser("down")
     commands.add_parser("status")
     commands.add_parser("build")
+    commands.add_parser("break-api-server", help="kill -9; it comes back after 30 s")
     commands.add_parser("images").add_argument("archives", nargs="+", type=Path)
     return parser.parse_args(argv)
 
@@ -49,6 +50,8 @@ def _run(arguments: argparse.Namespace) -> int:
             daemon.serve(arguments.nodes, arguments.gpus)
         case "down":
             daemon.down()
+        case "break-api-server":
+            daemon.break_api_server()
         case "build":
             print(build.ensure_programs())
         case "images":

@@ -41,6 +41,7 @@ class Cluster:
         self.kubeconfig = self.directory / "kubeconfig"
         self.programs = build.programs_directory()
         self.nodes: list[Node] = []
+        self.control_plane: ControlPlane
         self._running = ExitStack()
 
     def __enter__(self) -> Self:
@@ -69,7 +70,7 @@ class Cluster:
 
     def _start(self, starting: ExitStack) -> None:
         network.create_bridge()
-        control_plane = starting.enter_context(
+        self.control_plane = control_plane = starting.enter_context(
             ControlPlane(
                 self.directory,
                 programs=self.programs,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,7 +18,7 @@ from semipd_cluster import build
 from semipd_cluster.api import Api
 from semipd_cluster.certificates import Authority, KeyPair
 from semipd_cluster.kubeconfig import write_kubeconfig
-from semipd_cluster.processes import running, wait_until
+from semipd_cluster.processes import Process, running, wait_until
 
 LOOPBACK = "127.0.0.1"
 SERVICE_RANGE = "10.96.0.0/16"
@@ -52,6 +53,9 @@ class ControlPlane:
         self.token_signer: KeyPair  # of service accounts
         self.api: Api
         self._running = ExitStack()
+        self._etcd: Process
+        self._api_server: Process
+        self._api_server_command: list[str]
 
     @property
     def server(self) -> str:
@@ -85,12 +89,27 @@ class ControlPlane:
         write_kubeconfig(self.kubeconfig, self.server, self.authority, user)
         peer = f"--peer-url=http://{LOOPBACK}:{peer_port}"
         data = f"--data-dir={self.directory / 'etcd'}"
-        etcd = starting.enter_context(
+        self._etcd = starting.enter_context(
             running("etcd", [str(self.programs / "etcd"), data, f"--client-url={etcd_url}", peer], self.logs)
         )
-        command = [str(self.programs / "kube-apiserver"), *self._api_server_flags(etcd_url)]
-        api_server = starting.enter_context(running("kube-apiserver", command, self.logs))
-        wait_until(self._is_ready, "the API server is ready", READY_TIMEOUT_S, etcd, api_server)
+        self._api_server_command = [
+            str(self.programs / "kube-apiserver"),
+            *self._api_server_flags(etcd_url),
+        ]
+        self._start_api_server(starting)
+
+    def _start_api_server(self, starting: ExitStack) -> None:
+        self._api_server = starting.enter_context(
+            running("kube-apiserver", self._api_server_command, self.logs)
+        )
+        wait_until(self._is_ready, "the API server is ready", READY_TIMEOUT_S, self._etcd, self._api_server)
+
+    def break_api_server(self, outage_s: float) -> None:
+        """Killed with -9, and started again after `outage_s`."""
+        self._api_server.popen.kill()
+        self._api_server.popen.wait()
+        time.sleep(outage_s)
+        self._start_api_server(self._running)
 
     def _is_ready(self) -> bool:
         return self.api.exists("/readyz") and self.api.exists("/api/v1/namespaces/default")

@@ -17,6 +17,7 @@ from semipd_cluster.errors import ClusterError
 from semipd_cluster.processes import POLL_S, python_module
 
 DOWN_TIMEOUT_S = 60.0
+OUTAGE_S = 30.0
 
 
 def up(nodes: int, gpus: int) -> Path:
@@ -60,10 +61,20 @@ def _start(directory: Path, nodes: int, gpus: int) -> None:
 
 
 def serve(nodes: int, gpus: int) -> None:
-    """Runs a cluster until it is told to end."""
+    """Runs a cluster until it is told to end; SIGUSR1 breaks its API server for OUTAGE_S."""
     signal.signal(signal.SIGTERM, _end)
-    with Cluster(nodes=nodes, gpus=gpus):
-        signal.pause()
+    with Cluster(nodes=nodes, gpus=gpus) as cluster:
+        signal.signal(signal.SIGUSR1, lambda *_: cluster.control_plane.break_api_server(OUTAGE_S))
+        while True:
+            signal.pause()
+
+
+def break_api_server() -> None:
+    """Of the cluster that runs; returns at once. Raises: ClusterError."""
+    holder = machine_lock.find_holder()
+    if holder is None:
+        raise ClusterError("no cluster runs: `make cluster-up` starts one")
+    _signal(holder, signal.SIGUSR1)
 
 
 def _end(_number: int, _frame: FrameType | None) -> None:

@@ -16,7 +16,7 @@ from semipd_core import messages
 from semipd_core.engine import coordinator as core
 from semipd_core.engine.coordinator import Coordinator
 from semipd_core.partition import Isolation, Role
-from semipd_core.telemetry import CoordinatorReport
+from semipd_core.telemetry import CoordinatorReport, EngineUsage
 from semipd_engine.coordinator.peers import Peer, Peers, send
 from semipd_engine.lane.arbiter import ControlPage
 from semipd_shell import agent_watch, failpoints, log
@@ -101,6 +101,8 @@ class CoordinatorProcess:
                 self._greet(peer, message)
             case messages.GetState():
                 send(peer, messages.State(report=self._report()))
+            case messages.GetUsage():
+                send(peer, messages.Usage(usage=_usage(self._report())))
             case messages.SetCaps():
                 self._set_caps(message.prefill_percent, message.decode_percent)
                 send(peer, messages.State(report=self._report()))
@@ -174,3 +176,13 @@ class CoordinatorProcess:
 
     def _report(self) -> CoordinatorReport:
         return self._decider.report(self._clock_ns())
+
+
+def _usage(report: CoordinatorReport) -> EngineUsage:
+    return EngineUsage(
+        waiting=report.waiting,
+        running=report.prefilling + report.decoding,
+        kv_blocks_total=report.kv_blocks_total,
+        kv_blocks_used=report.kv_blocks_used,
+        block_tokens=report.block_tokens,
+    )

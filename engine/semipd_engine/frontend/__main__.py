@@ -25,6 +25,7 @@ from semipd_shell.files import write_atomically
 _log = log.logger(__name__)
 
 TICK_S = 0.5
+CUT_AFTER_S = 2.0  # from SIGTERM; its SIGKILL follows 5 s after
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -75,14 +76,20 @@ async def run(config: EngineConfig) -> None:
 
 
 def _begin_drain(front_end: FrontEnd, ending: asyncio.Event) -> None:
-    front_end.draining = True
+    front_end.drain()
     ending.set()
 
 
 async def _end(front_end: FrontEnd, listeners: list[Listener]) -> None:
-    """Listen until the last open request is finished, so that new ones are told 503; the supervisor keeps the deadline."""
+    """Listen until the last open request is finished, so that new ones are told 503; what takes longer is told that it is cut.
+
+    The agent sends SIGTERM at the end of its drain, so there is little time left.
+    """
     _log.info("draining", open_requests=front_end.num_in_flight)
+    cut_s = front_end.clock.monotonic_s() + CUT_AFTER_S
     while front_end.num_in_flight and front_end.draining:
+        if front_end.clock.monotonic_s() > cut_s:
+            front_end.cut()
         await asyncio.sleep(0.05)
     for listener in listeners:
         listener.should_exit = True

@@ -7,13 +7,13 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from semipd_engine.frontend.api_errors import CLIENT_LEFT
 from semipd_engine.frontend.front_end import FrontEnd
-from semipd_engine.frontend.request_record import RequestRecord, choose_request_id
+from semipd_engine.frontend.request_id import choose_request_id
+from semipd_engine.frontend.request_record import RequestRecord
 from semipd_shell import log
 
 _log = log.logger(__name__)
-
-CLIENT_LEFT = 499  # nginx's: no response was finished
 
 
 class Access:
@@ -36,7 +36,10 @@ class Access:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = record.request_id
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = record.request_id
+                if self._front_end.draining:
+                    headers["connection"] = "close"  # the client's next request finds another pod
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=record.request_id):

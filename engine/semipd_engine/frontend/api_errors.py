@@ -6,6 +6,8 @@ import msgspec
 
 from semipd_core.errors import SemipdError
 
+CLIENT_LEFT = 499  # nginx's: no response was finished
+RETRY_AFTER_S = 2
 _SHOWN_CHARACTERS = 120  # of a wrong value; a prompt may be megabytes
 
 
@@ -59,6 +61,8 @@ def from_status(status: int, message: str) -> ApiError:
     """What the coordinator or the router refused."""
     if status < 500:
         return ApiError(status, message)
+    if status == 503:
+        return unavailable(message, RETRY_AFTER_S)
     return ApiError(status, message, kind="server_error", code="internal_error")
 
 

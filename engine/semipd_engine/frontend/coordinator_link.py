@@ -9,11 +9,13 @@ import os
 import msgspec
 
 from semipd_core import messages
+from semipd_core.telemetry import EngineUsage
 from semipd_engine.frontend.open_requests import OpenRequests
 from semipd_shell import channel, log
 
 _log = log.logger(__name__)
 
+USAGE_TIMEOUT_S = 0.5
 RETRY_S = 0.05  # a local socket: asking is cheap, and a crash costs open requests as little as possible
 
 
@@ -23,6 +25,9 @@ class CoordinatorLink:
         self._outgoing: asyncio.Queue[messages.Message] | None = None  # None: no connection
         self.was_connected = False  # at least once: the weights are loaded
         self._has_lanes = False  # by the word of this connection
+        self._usage: asyncio.Future[EngineUsage] | None = (
+            None  # all who ask at the same time get the same answer
+        )
 
     @property
     def is_ready(self) -> bool:
@@ -33,6 +38,16 @@ class CoordinatorLink:
         """Send soon, in order. Without a connection this drops the message: see `OpenRequests`."""
         if self._outgoing is not None:
             self._outgoing.put_nowait(message)
+
+    async def ask_usage(self) -> EngineUsage | None:
+        """None: no answer within USAGE_TIMEOUT_S, or no coordinator."""
+        if self._outgoing is None:
+            return None
+        if self._usage is None or self._usage.done():
+            self._usage = asyncio.get_running_loop().create_future()
+            self.post(messages.GetUsage())
+        done, _ = await asyncio.wait({self._usage}, timeout=USAGE_TIMEOUT_S)
+        return next(iter(done)).result() if done else None
 
     async def run(self, requests: OpenRequests) -> None:
         """Until cancelled."""
@@ -45,7 +60,7 @@ class CoordinatorLink:
             try:
                 await self._converse(connection, requests)
             finally:
-                self._outgoing = None
+                self._outgoing = self._usage = None
                 self._has_lanes = False
                 await connection.close()
             _log.warning("coordinator gone", open_requests=requests.num_open)
@@ -86,6 +101,9 @@ class CoordinatorLink:
                     requests.receive(item)
             elif isinstance(message, messages.Readiness):
                 self._has_lanes = message.ready
+            elif isinstance(message, messages.Usage):
+                if self._usage is not None and not self._usage.done():
+                    self._usage.set_result(message.usage)
             else:
                 _log.error("unexpected message from the coordinator", kind=type(message).__name__)
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 from semipd_core.engine_config import EngineConfig
 from semipd_core.slo.window import WindowRecorder
-from semipd_core.telemetry import FrontEndReport
+from semipd_core.telemetry import FrontEndReport, SloTargets
 from semipd_engine.frontend import api_errors, intake
 from semipd_engine.frontend.answers import Answer
+from semipd_engine.frontend.api_errors import RETRY_AFTER_S
 from semipd_engine.frontend.clock import Clock
 from semipd_engine.frontend.coordinator_link import CoordinatorLink
 from semipd_engine.frontend.metrics import Metrics
@@ -18,7 +19,6 @@ from semipd_engine.frontend.request_record import RequestRecord
 from semipd_engine.frontend.response_bodies import Form
 from semipd_engine.frontend.served_model import ServedModel
 
-RETRY_AFTER_S = 2
 _LONG_BODY_BYTES = 32 * 2**10  # above it, tokenizing would delay the tokens of others by more than some ms
 
 
@@ -30,23 +30,36 @@ class FrontEnd:
     recorder: WindowRecorder = field(default_factory=WindowRecorder)
     metrics: Metrics = field(default_factory=Metrics)
     model: ServedModel | None = None  # None: the memory server has not written it yet
-    draining: bool = False
+    draining: bool = False  # not ready; connections close after their answer
+    refuses_from_s: float = 0.0  # monotonic; while draining, nothing new is taken from then on
     num_in_flight: int = 0  # HTTP requests under /v1, until their last byte is written
+    slo: SloTargets = field(init=False)  # of requests that come from now on
     requests: OpenRequests = field(init=False)
 
     def __post_init__(self) -> None:
+        self.slo = self.config.slo
         self.requests = OpenRequests(self.clock, self.recorder, self.metrics, self.link.post)
 
     @property
     def is_ready(self) -> bool:
         return self.model is not None and self.link.is_ready and not self.draining
 
+    def drain(self, lag_s: float = 0.0) -> None:
+        """Not ready at once; requests of those who do not know yet are taken for `lag_s`. A second call changes nothing."""
+        if not self.draining:
+            self.draining = True
+            self.refuses_from_s = self.clock.monotonic_s() + lag_s
+
+    def cut(self) -> None:
+        """The time to drain is over: what is open ends with an error."""
+        self.requests.fail_all(503, "the engine ends: its time to drain is over")
+
     def report(self) -> FrontEndReport:
         now_s = self.clock.unix_s()
         return FrontEndReport(
             at_s=now_s,
             ready=self.is_ready,
-            slo=self.config.slo,
+            slo=self.slo,
             open_requests=self.requests.num_open,
             queued_requests=self.requests.num_queued,
             slots=self.recorder.slots(now_s),
@@ -72,7 +85,7 @@ class FrontEnd:
         record.generations = intake.build_generations(
             order,
             model,
-            self.config.slo,
+            self.slo,
             request_id=record.request_id,
             arrived_s=record.arrived_s,
             unique_id=self.requests.unique_id,
@@ -88,7 +101,7 @@ class FrontEnd:
 
     def _check_serving(self) -> ServedModel:
         """A coordinator that has crashed is waited for, one that was never there is not. Raises: ApiError 503."""
-        if self.draining:
+        if self.draining and self.clock.monotonic_s() >= self.refuses_from_s:
             raise api_errors.unavailable("draining: only open requests are finished", RETRY_AFTER_S)
         if self.model is None or not self.link.was_connected:
             raise api_errors.unavailable("the model is loading", RETRY_AFTER_S)

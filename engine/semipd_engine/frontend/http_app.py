@@ -13,12 +13,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from semipd_core.telemetry import SloTargets
 from semipd_engine.frontend import api_errors, intake, response_bodies
 from semipd_engine.frontend.access import Access
 from semipd_engine.frontend.answers import AnswerResponse
 from semipd_engine.frontend.api_errors import ApiError
 from semipd_engine.frontend.front_end import FrontEnd
-from semipd_engine.frontend.request_decoding import MAX_BODY_BYTES
+from semipd_engine.frontend.picker_metrics import render_usage
+from semipd_engine.frontend.request_body import read_body
 
 
 def build_app(front_end: FrontEnd, *, internal: bool) -> ASGIApp:
@@ -36,7 +38,9 @@ def build_app(front_end: FrontEnd, *, internal: bool) -> ASGIApp:
     if internal:
         table += [
             Route("/internal/window", routes.window),
+            Route("/internal/usage", routes.usage),
             Route("/internal/drain", routes.drain, methods=["POST"]),
+            Route("/internal/slo", routes.set_slo, methods=["PUT"]),
         ]
     app = Starlette(
         routes=table,
@@ -77,15 +81,26 @@ class _Routes:
         return _json({"ready": is_ready, "draining": self._front_end.draining}, 200 if is_ready else 503)
 
     async def metrics(self, request: Request) -> Response:  # noqa: ARG002
-        return Response(self._front_end.expose_metrics(), media_type=CONTENT_TYPE_LATEST)
+        usage = await self._front_end.link.ask_usage()
+        of_picker = render_usage(self._front_end.config.served_name, [usage] if usage is not None else [])
+        return Response(self._front_end.expose_metrics() + of_picker, media_type=CONTENT_TYPE_LATEST)
 
     async def window(self, request: Request) -> Response:  # noqa: ARG002
         return _json(self._front_end.report())
 
-    async def drain(self, request: Request) -> Response:  # noqa: ARG002
-        """Not ready at once; the answer says what is still open."""
-        self._front_end.draining = True
+    async def usage(self, request: Request) -> Response:  # noqa: ARG002
+        usage = await self._front_end.link.ask_usage()
+        return _json(usage, 200 if usage is not None else 503)
+
+    async def drain(self, request: Request) -> Response:
+        """Not ready at once, nothing new after `lagSeconds`; the answer says what is still open."""
+        self._front_end.drain(float(request.query_params.get("lagSeconds", 0)))
         return _json({"openRequests": self._front_end.num_in_flight})
+
+    async def set_slo(self, request: Request) -> Response:
+        """Of requests that come from now on; those that are open keep theirs."""
+        self._front_end.slo = msgspec.json.decode(await read_body(request), type=SloTargets)
+        return _json(self._front_end.slo)
 
     async def _answer(self, request: Request, read: intake.Reader, form: response_bodies.Form) -> Response:
         self._check_key(request)
@@ -108,16 +123,6 @@ class _Routes:
         model = self._front_end.model
         context_tokens = None if model is None else model.context_tokens
         return response_bodies.model_card(self._front_end.config.served_name, self._created, context_tokens)
-
-
-async def read_body(request: Request) -> bytes:
-    """Raises: ApiError 413; ClientDisconnect."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise ApiError(413, f"the body has more than {MAX_BODY_BYTES} bytes, allowed: {MAX_BODY_BYTES}")
-    return bytes(body)
 
 
 def _json(value: object, status: int = 200) -> Response:

@@ -13,6 +13,9 @@ from starlette.types import ASGIApp
 
 from semipd_core.errors import InvalidSpec
 
+# Longer than clients and load balancers keep theirs (5 to 60 s): who closes first must be who may send next, or a request
+# meets the closing of its connection.
+KEEP_ALIVE_S = 75
 BIND_PATIENCE_S = 3.0  # a process that has just died may still hold the port
 
 
@@ -27,7 +30,8 @@ class Listener(uvicorn.Server):
         await self.serve(sockets=[listening])
 
 
-def build_listener(app: ASGIApp) -> Listener:
+def build_listener(app: ASGIApp, *, graceful_s: int | None = 5) -> Listener:
+    """`graceful_s`: for answers that are open when it is told to exit; None: whoever tells it keeps the time."""
     return Listener(
         uvicorn.Config(
             app,
@@ -39,7 +43,8 @@ def build_listener(app: ASGIApp) -> Listener:
             log_level="warning",
             server_header=False,
             proxy_headers=False,
-            timeout_graceful_shutdown=5,
+            timeout_graceful_shutdown=graceful_s,
+            timeout_keep_alive=KEEP_ALIVE_S,
         )
     )
 

@@ -80,6 +80,12 @@ class OpenRequests:
             )
             self._fail(generation, sink, failed)
 
+    def fail_all(self, status: int, message: str) -> None:
+        for generation, sink in list(self._open.values()):
+            self.post(messages.Abort(request_id=generation.request_id))
+            failed = messages.Failed(request_id=generation.request_id, status=status, message=message)
+            self._fail(generation, sink, failed)
+
     def check_misses(self) -> None:
         """Record the open requests that have certainly missed their SLO by now."""
         now_s = self.clock.monotonic_s()

@@ -11,8 +11,6 @@ import msgspec
 from semipd_engine.frontend.api_errors import ApiError, invalid_field
 from semipd_engine.frontend.unsupported_fields import refuse_unsupported
 
-MAX_BODY_BYTES = 32 * 2**20
-
 
 class StreamOptions(msgspec.Struct, frozen=True, kw_only=True):
     include_usage: bool | None = None

@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-import re
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from semipd_engine.frontend.generation import Generation
-
-_ACCEPTED_ID = re.compile(r"[\x21-\x7e]{1,128}")
-
-
-def choose_request_id(header: str | None) -> str:
-    """The client's, if it can stand in a header and in a log line; else a new one."""
-    if header is not None and _ACCEPTED_ID.fullmatch(header):
-        return header
-    return uuid.uuid4().hex
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

@@ -1,5 +1,6 @@
-"""The local proxy before the engines of one pod: each request goes to the front end that has the fewest open ones.
+"""The proxy before the engines of one pod, or before the pods of one service.
 
-A front end that cannot be reached or answers 503 is passed over as long as nothing has been sent to the client. `upstreams` holds
-what is known of the front ends and chooses (pure); `forwarding` moves bytes; `readiness` asks.
+On one machine its upstreams are the front ends' sockets, asked for their readiness; in a cluster they are the addresses in a
+Service's EndpointSlices, with the load that each pod's agent tells. The choice is `semipd_core.routing`; `upstreams` holds what
+is known, `forwarding` moves bytes and gives a request to another upstream while it has no token yet.
 """

@@ -1,137 +1,141 @@
-"""Moves one request to a front end and its response back, unbuffered; tries the next one while no byte has come."""
+"""Moves one request to an upstream and its response back, unbuffered; tries another one while no token has come."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 import httpx
-from starlette.types import Scope, Send
+from starlette.types import Send
 
-from semipd_engine.frontend.api_errors import unavailable
-from semipd_engine.proxy.connections import Connections, Headers
+from semipd_core.routing.choice import Bounds, choose
+from semipd_core.routing.prefix import read_prefix
+from semipd_core.routing.retries import Refusal, refusal_of
+from semipd_engine.frontend.api_errors import ApiError, unavailable
+from semipd_engine.proxy.connections import Connections
+from semipd_engine.proxy.exchange import Exchange, end_with_error, forwarded
 from semipd_engine.proxy.metrics import Metrics
-from semipd_engine.proxy.upstreams import Upstream, order_of_choice
+from semipd_engine.proxy.passing import LostAfterToken, LostBeforeToken, pass_on, read_refusal
+from semipd_engine.proxy.upstreams import Upstream, Upstreams
 from semipd_shell import log
 
 _log = log.logger(__name__)
 
 RETRY_AFTER_S = 2
-# RFC 9110 §7.6.1, and what each side of the proxy writes by itself.
-_NOT_FORWARDED = frozenset(
-    {
-        b"connection",
-        b"content-length",
-        b"date",
-        b"expect",
-        b"host",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-        b"x-request-id",
-    }
-)
-
-
-@dataclass(slots=True, eq=False, kw_only=True)
-class Exchange:
-    """One request on its way; says afterwards which engine answered, with what, at which attempt."""
-
-    method: str
-    target: str
-    headers: Headers
-    body: bytes
-    request_id: str
-    engine: int | None = None
-    status: int | None = None  # of the response that was begun
-    attempts: int = 0
-
-
-def target_of(scope: Scope) -> str:
-    query = scope["query_string"].decode("ascii", "replace")
-    path: str = scope["raw_path"].decode("ascii", "replace")
-    return f"{path}?{query}" if query else path
-
-
-def forwarded(headers: Headers) -> list[tuple[bytes, bytes]]:
-    """Without what belongs to one hop. Names come in lower case from ASGI, in any case from httpx."""
-    return [(name, value) for name, value in headers if name.lower() not in _NOT_FORWARDED]
+MAX_WHOLE_BYTES = (
+    8 * 2**20
+)  # of an answer that is held until it is whole, so that another upstream can still give it
 
 
 class Forwarder:
-    def __init__(self, upstreams: Sequence[Upstream], connections: Connections, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        upstreams: Upstreams,
+        connections: Connections,
+        metrics: Metrics,
+        now_s: Callable[[], float],
+        bounds: Bounds | None = None,
+    ) -> None:
         self._upstreams = upstreams
         self._connections = connections
         self._metrics = metrics
+        self._now_s = now_s
+        self._bounds = bounds or Bounds()
 
     async def forward(self, exchange: Exchange, send: Send) -> None:
-        """Raises: ApiError 503 if no front end took the request; httpx.TransportError if one died in the middle of its answer."""
-        tried: set[int] = set()
-        while left := [one for one in self._upstreams if one.index not in tried]:
-            upstream = order_of_choice(left)[0]
-            tried.add(upstream.index)
-            exchange.attempts += 1
-            exchange.engine = upstream.index
-            async with _counted(upstream):
-                if await self._try(upstream, exchange, send):
-                    return
-            self._metrics.passed_over(upstream)
-        raise unavailable(f"none of {len(self._upstreams)} engines takes requests", RETRY_AFTER_S)
+        """Raises: ApiError if no upstream gave a token; httpx.TransportError if one died in the middle of a whole answer."""
+        exchange.task = asyncio.current_task()
+        try:
+            await self._forward(exchange, send)
+        except asyncio.CancelledError:
+            if not exchange.is_cut or exchange.task is None:
+                raise
+            exchange.task.uncancel()
+            error = unavailable("the proxy ends: its time to drain is over", RETRY_AFTER_S)
+            if exchange.status is None:
+                raise error from None
+            if exchange.streams:
+                await end_with_error(error, send)
 
-    async def _try(self, upstream: Upstream, exchange: Exchange, send: Send) -> bool:
-        """False if the front end refused or vanished before the first byte of its answer."""
+    async def _forward(self, exchange: Exchange, send: Send) -> None:
+        prefix = read_prefix(exchange.body) if exchange.has_prompt else []
+        tried: set[str] = set()
+        while upstream := self._choose(prefix, tried):
+            tried.add(upstream.name)
+            exchange.upstream = upstream.name
+            async with _counted(upstream):
+                refusal = await self._try(upstream, exchange, send)
+            if refusal is None:
+                return
+            may_go_on = exchange.budget.note(refusal)
+            self._metrics.refused(refusal)
+            if not may_go_on:
+                break
+        await self._answer_refusal(exchange, send)
+
+    def _choose(self, prefix: list[int], tried: set[str]) -> Upstream | None:
+        candidates = self._upstreams.candidates(self._now_s(), tried)
+        if not candidates:
+            return None
+        matches = self._upstreams.prefixes.matches(prefix)
+        choice = choose(candidates, matches, prefix[0] if prefix else None, self._bounds)
+        self._upstreams.prefixes.record(prefix, choice.name)
+        self._metrics.picked(choice)
+        return self._upstreams.by_name[choice.name]
+
+    async def _answer_refusal(self, exchange: Exchange, send: Send) -> None:
+        """In the words of the upstream that was asked last, where one has spoken. Raises: ApiError 503 where none has."""
+        refused = exchange.last_refusal
+        if refused is None:
+            known = len(self._upstreams)
+            raise unavailable(f"none of {known} engines takes requests", RETRY_AFTER_S)
+        exchange.status = refused.status
+        headers = [
+            *forwarded(refused.headers),
+            (b"x-request-id", exchange.request_id.encode()),
+            (b"content-length", str(len(refused.body)).encode()),
+        ]
+        await send({"type": "http.response.start", "status": refused.status, "headers": headers})
+        await send({"type": "http.response.body", "body": refused.body})
+
+    async def _try(self, upstream: Upstream, exchange: Exchange, send: Send) -> Refusal | None:
+        """Why the upstream gave no token; None: the client's answer has begun, and is over."""
         headers = [*forwarded(exchange.headers), (b"x-request-id", exchange.request_id.encode())]
         try:
             response = await self._connections.send(
                 upstream, exchange.method, exchange.target, headers, exchange.body
             )
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            return self._lost(upstream, Refusal.CONNECT, error)
         except httpx.TransportError as error:
-            upstream.ready = False
-            _log.warning("engine unreachable", engine=upstream.index, error=repr(error))
-            return False
+            return self._lost(upstream, Refusal.CUT, error)
+        upstream.note_answer()
         try:
-            if response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
-                return False
-            return await self._pass_on(upstream, response, exchange, send)
+            refusal = refusal_of(response.status_code)
+            if refusal is not None:
+                exchange.last_refusal = await read_refusal(response)
+                return refusal
+            await pass_on(response, exchange, send)
+        except LostBeforeToken as error:
+            return self._lost(upstream, Refusal.CUT, error)
+        except LostAfterToken as error:
+            self._lost(upstream, Refusal.CUT, error)
+            self._metrics.cut_after_token()
+            await end_with_error(_broke_off(upstream), send)
         finally:
             await response.aclose()
+        return None
 
-    async def _pass_on(
-        self, upstream: Upstream, response: httpx.Response, exchange: Exchange, send: Send
-    ) -> bool:
-        assert isinstance(response.stream, httpx.AsyncByteStream)
-        chunks = aiter(response.stream)
-        try:
-            first = await anext(chunks, b"")
-        except httpx.TransportError as error:
-            _log.warning("engine vanished", engine=upstream.index, error=repr(error))
-            return False
-        exchange.status = response.status_code
-        await send(
-            {
-                "type": "http.response.start",
-                "status": response.status_code,
-                "headers": _response_headers(response, exchange.request_id),
-            }
-        )
-        await send({"type": "http.response.body", "body": first, "more_body": True})
-        async for chunk in chunks:
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
-        return True
+    def _lost(self, upstream: Upstream, refusal: Refusal, error: Exception) -> Refusal:
+        upstream.note_failure(self._now_s())
+        _log.warning("upstream lost", upstream=upstream.name, refusal=refusal, error=repr(error))
+        return refusal
 
 
-def _response_headers(response: httpx.Response, request_id: str) -> list[tuple[bytes, bytes]]:
-    headers = [*forwarded(response.headers.raw), (b"x-request-id", request_id.encode())]
-    if length := response.headers.get("content-length"):
-        headers.append((b"content-length", length.encode()))
-    return headers
+def _broke_off(upstream: Upstream) -> ApiError:
+    message = f"the engine {upstream.name} ended in the middle of the answer"
+    return ApiError(502, message, kind="server_error", code="upstream_lost")
 
 
 @asynccontextmanager

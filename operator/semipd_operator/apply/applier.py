@@ -8,12 +8,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lightkube import ApiError, AsyncClient
+from lightkube.types import PatchType
 
 from semipd_core.api.fields import API_VERSION
 from semipd_core.errors import SemipdError
 from semipd_operator.kinds import BY_KIND, SERVICE
 from semipd_operator.observe.child import DIGEST_ANNOTATION, ChildView, view_child
-from semipd_operator.plan.naming import CHILD_MANAGER, SEED_MANAGER, STATUS_MANAGER
+from semipd_operator.plan.naming import CHILD_MANAGER, SCALE_MANAGER, SEED_MANAGER, STATUS_MANAGER
 from semipd_operator.plan.plan import SEEDED_REPLICAS
 
 CONFLICT, UNPROCESSABLE, FORBIDDEN = 409, 422, 403
@@ -32,6 +33,10 @@ class FieldOwned(SemipdError):
     def __init__(self, child: str, message: str) -> None:
         self.child = child
         super().__init__(f"{child}: {message}")
+
+
+class ScaleRefused(SemipdError):
+    """The API server does not take a number of replicas, and would not at once take it again."""
 
 
 @dataclass(slots=True)
@@ -85,8 +90,10 @@ class Applier:
         await self._write(manifest)
         self.writes += 1
 
-    async def seed_replicas(self, name: str, namespace: str) -> None:
+    async def seed_replicas(self, name: str, namespace: str, version: str | None) -> None:
         """Once, under a field manager of its own, so that an autoscaler or the user takes the field without a conflict.
+
+        `version`: the resource version at which they were absent; whoever wrote since is not overwritten.
 
         Raises: Fenced, ApiError, httpx2.HTTPError.
         """
@@ -94,24 +101,58 @@ class Applier:
         manifest = {
             "apiVersion": API_VERSION,
             "kind": "SemiPDService",
-            "metadata": {"name": name, "namespace": namespace},
+            "metadata": {"name": name, "namespace": namespace, "resourceVersion": version},
             "spec": {"replicas": SEEDED_REPLICAS},
         }
-        await self.client.apply(
-            SERVICE(manifest), name=name, namespace=namespace, field_manager=SEED_MANAGER, force=True
-        )
+        try:
+            await self.client.apply(
+                SERVICE(manifest), name=name, namespace=namespace, field_manager=SEED_MANAGER, force=True
+            )
+        except ApiError as error:
+            if error.status.code != CONFLICT:
+                raise
+            return  # the newer version brings another turn
         self.writes += 1
 
-    async def apply_status(self, name: str, namespace: str, status: Manifest) -> None:
-        """Raises: Fenced, ApiError, httpx2.HTTPError."""
+    async def scale(self, name: str, namespace: str, version: str, replicas: int) -> None:
+        """As an HPA does, if the service is still the one of `version` (resourceVersion): nobody's number is overwritten unseen.
+
+        Raises: Fenced, ScaleRefused, ApiError (409: it is another one by now), httpx2.HTTPError.
+        """
         self._fence()
-        manifest = {
+        patch = {"metadata": {"resourceVersion": version}, "spec": {"replicas": replicas}}
+        try:
+            await self.client.patch(
+                SERVICE.Scale,
+                name,
+                patch,
+                namespace=namespace,
+                patch_type=PatchType.MERGE,
+                field_manager=SCALE_MANAGER,
+            )
+        except ApiError as error:
+            if error.status.code in (FORBIDDEN, UNPROCESSABLE):
+                raise ScaleRefused(error.status.message or "refused") from error
+            raise
+        self.writes += 1
+
+    async def apply_status(
+        self, name: str, namespace: str, status: Manifest, version: str | None = None
+    ) -> str:
+        """The resourceVersion after it. `version`: the one that the service must still have.
+
+        Raises: Fenced, ApiError (409: it has another), httpx2.HTTPError.
+        """
+        self._fence()
+        manifest: Manifest = {
             "apiVersion": API_VERSION,
             "kind": "SemiPDService",
             "metadata": {"name": name, "namespace": namespace},
             "status": status,
         }
-        await self.client.apply(
+        if version is not None:
+            manifest["metadata"]["resourceVersion"] = version
+        written = await self.client.apply(
             SERVICE.Status(manifest),
             name=name,
             namespace=namespace,
@@ -119,6 +160,8 @@ class Applier:
             force=True,
         )
         self.writes += 1
+        after: str = written["metadata"]["resourceVersion"]
+        return after
 
     async def delete(self, kind: str, namespace: str, name: str) -> None:
         """Raises: Fenced, ApiError (never for what is gone), httpx2.HTTPError."""

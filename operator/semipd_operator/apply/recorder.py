@@ -43,11 +43,11 @@ class Recorder:
         self._client = client
         self._instance = instance
         self._now = now
-        self._series: dict[tuple[str, str], Series] = {}
+        self._series: dict[tuple[str, str, str], Series] = {}
 
     async def record(self, service: SemiPDService, transition: Transition) -> None:
         now = self._now()
-        key = (service.metadata.uid or "", transition.reason)
+        key = (service.metadata.uid or "", transition.reason, transition.detail)
         series = self._series.get(key)
         try:
             if series is None or now.timestamp() - series.last_s > WINDOW_S:

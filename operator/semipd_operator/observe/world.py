@@ -17,12 +17,23 @@ from semipd_core.errors import InvalidSpec
 from semipd_operator import kinds
 from semipd_operator.observe.child import ChildView
 from semipd_operator.observe.trim import is_news, trim_child, trim_partition, trim_pod
-from semipd_operator.plan.naming import CHILD_MANAGER, SERVICE_LABEL
+from semipd_operator.plan.naming import (
+    CHILD_MANAGER,
+    COMPONENT_LABEL,
+    ENGINE,
+    PROXY,
+    PROXY_SUFFIX,
+    SERVICE_LABEL,
+    child_name,
+)
 from semipd_operator.plan.observed import (
     Observed,
     PodView,
+    ProxiesView,
     WorkloadView,
+    owns_replicas,
     view_pod,
+    view_replicas_owner,
     view_workload,
     workload_kind,
 )
@@ -37,31 +48,44 @@ MANAGED = {"app.kubernetes.io/managed-by": CHILD_MANAGER}
 
 
 class World:
-    """`namespace` None: the whole cluster. `on_dirty` gets a service's key, or None for all services."""
+    """`namespace` None: the whole cluster. `on_dirty` gets a service's key, or None for all services.
+
+    `on_gone` gets the kind and the key of each object that was deleted.
+    """
 
     def __init__(
-        self, client: AsyncClient, namespace: str | None, on_dirty: Callable[[Key | None], None]
+        self,
+        client: AsyncClient,
+        namespace: str | None,
+        on_dirty: Callable[[Key | None], None],
+        on_gone: Callable[[str, Key], None] = lambda _kind, _key: None,
     ) -> None:
         self.services: dict[Key, Object] = {}
         self._read: dict[Key, tuple[Object, SemiPDService]] = {}  # what each was when it was read
         self.classes: dict[str, SemiPDClass] = {}
         self._on_dirty = on_dirty
+        self._on_gone = on_gone
         self._of_service: dict[str, dict[Key, dict[Key, Object]]] = defaultdict(
             dict
         )  # kind: service: objects
+        self._client, self._namespace = client, namespace
+        self._child_kinds = list(kinds.WATCHED)
         self.informers = [
-            self._informer(client, namespace, kinds.POD, "Pod", trim_pod, {SERVICE_LABEL: None}),
-            self._informer(client, namespace, kinds.PARTITION, "SemiPDPartition", trim_partition, None),
+            self._informer(kinds.POD, "Pod", trim_pod, {SERVICE_LABEL: None}),
+            self._informer(kinds.PARTITION, "SemiPDPartition", trim_partition, None),
             *(
-                self._informer(client, namespace, resource, kind, partial(trim_child, kind), MANAGED)
+                self._informer(resource, kind, partial(trim_child, kind), MANAGED)
                 for kind, resource in kinds.WATCHED.items()
             ),
         ]
 
+    def watch_optional(self, kind: str) -> Informer:
+        """Children of a kind that the cluster turned out to have: to be run, and listed before anything is written."""
+        self._child_kinds.append(kind)
+        return self._informer(kinds.OPTIONAL[kind], kind, partial(trim_child, kind), MANAGED)
+
     def _informer(
         self,
-        client: AsyncClient,
-        namespace: str | None,
         resource: Any,
         kind: str,
         keep: Callable[[Object], Object],
@@ -70,7 +94,7 @@ class World:
         def changed(key: Key, before: Object | None, now: Object | None) -> None:
             self._note(kind, key, before, now)
 
-        return Informer(client, resource, changed, namespace=namespace, labels=labels, keep=keep)
+        return Informer(self._client, resource, changed, namespace=self._namespace, labels=labels, keep=keep)
 
     # --- what comes in --------------------------------------------------------------------------------------
 
@@ -94,6 +118,8 @@ class World:
         self._on_dirty(None)
 
     def _note(self, kind: str, key: Key, before: Object | None, now: Object | None) -> None:
+        if now is None:
+            self._on_gone(kind, key)
         for found in (before, now):
             service = _service_of(key, found)
             if service is None:
@@ -118,6 +144,12 @@ class World:
             workload=self.workload(key, service),
             pods=tuple(sorted(self.pods(key), key=lambda pod: pod.name)),
             partitions=self.partitions(key),
+            replicas_owners=tuple(
+                view_replicas_owner(entry)
+                for entry in service.metadata.managed_fields
+                if owns_replicas(entry)
+            ),
+            proxies=self.proxies(key),
         )
 
     def service(self, key: Key) -> SemiPDService:
@@ -134,7 +166,22 @@ class World:
         return view_workload(found) if found is not None else None
 
     def pods(self, key: Key) -> list[PodView]:
-        return [view_pod(found) for found in self._of_service["Pod"].get(key, {}).values()]
+        """Of engines."""
+        return [view_pod(found) for found in self._pods(key, ENGINE)]
+
+    def proxies(self, key: Key) -> ProxiesView:
+        name = Key(key.namespace, child_name(key.name, PROXY_SUFFIX))
+        workload = self._of_service["Deployment"].get(key, {}).get(name)
+        service = self._of_service["Service"].get(key, {}).get(key, {})
+        return ProxiesView(
+            workload=view_workload(workload) if workload is not None else None,
+            pods=len(self._pods(key, PROXY)),
+            answer=service.get("selector", {}).get(COMPONENT_LABEL) == PROXY,
+        )
+
+    def _pods(self, key: Key, component: str) -> list[Object]:
+        pods = self._of_service["Pod"].get(key, {}).values()
+        return [each for each in pods if each["metadata"]["labels"].get(COMPONENT_LABEL, ENGINE) == component]
 
     def partitions(self, key: Key) -> dict[str, SemiPDPartition]:
         """Those that can be read; an agent of another release may write what this one does not know."""
@@ -144,7 +191,7 @@ class World:
     def children(self, key: Key) -> dict[ChildName, ChildView]:
         return {
             (kind, item.name): found["view"]
-            for kind in kinds.WATCHED
+            for kind in self._child_kinds
             for item, found in self._of_service[kind].get(key, {}).items()
         }
 

@@ -9,18 +9,26 @@ from semipd_operator.plan.effective import Effective
 from semipd_operator.plan.network import build_network_policy, build_service
 from semipd_operator.plan.optional_children import build_optional
 from semipd_operator.plan.pod import Manifest
+from semipd_operator.plan.proxy import build_proxy_children
+from semipd_operator.plan.routing import Route
 from semipd_operator.plan.workload import build_disruption_budget, build_workload
 
 
 def build_children(
-    effective: Effective, *, operator_namespace: str, kinds: Collection[str]
+    effective: Effective,
+    *,
+    operator_namespace: str,
+    kinds: Collection[str],
+    route: Route,
+    proxy_image: str | None = None,
 ) -> list[Manifest]:
     """In the order of need: an account before the pods that use it. `kinds` as in `optional_children`."""
     return [
         *build_access(effective),
-        build_service(effective),
-        build_network_policy(effective, operator_namespace),
+        *build_proxy_children(effective, route, proxy_image),
+        build_service(effective, route.backend),
+        build_network_policy(effective, operator_namespace, has_proxies=route.has_endpoints),
         build_disruption_budget(effective),
         build_workload(effective),
-        *build_optional(effective, kinds),
+        *build_optional(effective, kinds, has_proxies=route.has_proxies),
     ]

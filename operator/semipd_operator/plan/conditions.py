@@ -8,11 +8,15 @@ from enum import StrEnum
 
 from semipd_core.api.conditions import Condition, ConditionStatus, ConditionType
 from semipd_core.api.partition import EnginePartitionStatus, GpuHealth
-from semipd_core.api.service import SloSpec
+from semipd_core.api.slo import SloSpec
+from semipd_core.cluster.canary import Canary
 from semipd_core.cluster.state import ClusterRound
 from semipd_core.errors import InvalidSpec
+from semipd_core.policies.decision import Reason
 from semipd_core.slo.pooled import WindowState
+from semipd_operator.plan.naming import PAUSE_ANNOTATION
 from semipd_operator.plan.observed import Observed
+from semipd_operator.plan.routing import Route
 
 
 class StatusReason(StrEnum):
@@ -34,10 +38,16 @@ class StatusReason(StrEnum):
     FOUND = "MetricsFound"
     MISSING = "MetricsMissing"
     CLASS_REFUSES = "ClassRefuses"
+    PIN_INVALID = "PinInvalid"
     GPU_UNHEALTHY = "GpuUnhealthy"
     HEALTHY = "Healthy"
     PAUSED = "Paused"
+    REPLICAS_OWNED = "ReplicasOwned"
+    SCALE_REFUSED = "FailedUpdateScale"
     UNKNOWN_YET = "NotObservedYet"
+
+
+_SETTLED = (StatusReason.UP_TO_DATE, StatusReason.PAUSED, Reason.CANARY)  # nothing that Ready waits for
 
 
 def engines_ready(observed: Observed) -> Condition:
@@ -55,15 +65,24 @@ def engines_ready(observed: Observed) -> Condition:
     return _false(ConditionType.ENGINES_READY, StatusReason.NOT_READY, said)
 
 
-def progressing(observed: Observed) -> Condition:
-    """True while a change rolls out; "cannot surge" is a pending pod beside a full set of old ones."""
+def progressing(observed: Observed, canary: Canary | None = None) -> Condition:
+    """True while a change rolls out or a split is on trial; "cannot surge" is a pending pod beside a full set of old ones."""
     workload = observed.workload
+    if observed.is_paused:
+        return _unknown(
+            ConditionType.PROGRESSING,
+            StatusReason.PAUSED,
+            f"nothing is written while {PAUSE_ANNOTATION} is true",
+        )
     if workload is None:
         return _true(ConditionType.PROGRESSING, StatusReason.NOT_DEPLOYED, "the workload is being made")
     said = f"{workload.updated} of {workload.desired} pods are of the new revision"
     if workload.is_stuck:
         return _false(ConditionType.PROGRESSING, StatusReason.DEADLINE_EXCEEDED, said)
     if workload.is_current and workload.updated >= workload.desired:
+        if canary is not None:
+            tried = f"{canary.wish.target} is on trial in {len(canary.pods)} of {workload.desired} pods"
+            return _true(ConditionType.PROGRESSING, Reason.CANARY, tried)
         return _false(ConditionType.PROGRESSING, StatusReason.UP_TO_DATE, said)
     waiting = [
         pod for pod in observed.pods if pod.problem and "nschedulable" in pod.problem and pod.node is None
@@ -123,11 +142,15 @@ def slo_met(round_: ClusterRound | None, slo: SloSpec) -> Condition:
     return _false(kind, "Missed", f"fewer than {asked} ‰ of the requests keep both targets")
 
 
-def degraded(observed: Observed, defect: InvalidSpec | None) -> Condition:
-    """Somebody must look: the class refuses the spec, which then is not applied, or a GPU is unhealthy."""
+def degraded(
+    observed: Observed, defect: InvalidSpec | None, pin_defect: InvalidSpec | None = None
+) -> Condition:
+    """Somebody must look: the class refuses the spec, which then is not applied, a pin is none, or a GPU is unhealthy."""
     kind = ConditionType.DEGRADED
     if defect is not None:
         return _true(kind, StatusReason.CLASS_REFUSES, f"{defect}; the service keeps running as it was")
+    if pin_defect is not None:
+        return _true(kind, StatusReason.PIN_INVALID, f"{pin_defect}; what was asked for before stays")
     ill = [
         f"{name}: GPU {gpu.uuid} {gpu.message}".rstrip()
         for name, partition in sorted(observed.partitions.items())
@@ -141,20 +164,27 @@ def degraded(observed: Observed, defect: InvalidSpec | None) -> Condition:
     return _false(kind, StatusReason.HEALTHY, "")
 
 
+def routed(route: Route) -> Condition:
+    """Whether requests go the way that `routing` asks for. Absent with `routing: Service`, where there is no other way."""
+    status = _true if route.is_as_asked else _false
+    return status(ConditionType.ROUTED, route.reason, route.message)
+
+
 def ready(conditions: Iterable[Condition]) -> Condition:
     """The summary: the first blocker in order of weight. The SLO blocks nothing: a slow answer is an answer."""
     by_type = {condition.type: condition for condition in conditions}
     for kind, blocks in (
         (ConditionType.DEGRADED, lambda c: c.reason == StatusReason.CLASS_REFUSES),
         (ConditionType.ENGINES_READY, lambda c: c.status is not ConditionStatus.TRUE),
-        (ConditionType.PROGRESSING, lambda c: c.reason != StatusReason.UP_TO_DATE),
+        (ConditionType.PROGRESSING, lambda c: c.reason not in _SETTLED),
         (
             ConditionType.PARTITION_APPLIED,
             lambda c: c.reason in (StatusReason.NOT_REPORTED, StatusReason.NOT_GRANTED),
         ),
+        (ConditionType.ROUTED, lambda c: c.status is not ConditionStatus.TRUE),
     ):
-        condition = by_type[kind]
-        if blocks(condition):
+        condition = by_type.get(kind)
+        if condition is not None and blocks(condition):
             return _false(ConditionType.READY, condition.reason, f"{kind}: {condition.message}")
     return _true(ConditionType.READY, StatusReason.ALL_READY, by_type[ConditionType.ENGINES_READY].message)
 

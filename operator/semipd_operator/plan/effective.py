@@ -9,7 +9,7 @@ from semipd_core.api import codec
 from semipd_core.api.fields import Device, PartitionSplit, ShareBounds
 from semipd_core.api.metadata import ObjectMeta
 from semipd_core.api.model_uri import ModelUri, parse_model_uri
-from semipd_core.api.service import Placement, SemiPDService, ServiceSpec
+from semipd_core.api.service import PartitionSpec, Placement, SemiPDService, ServiceSpec
 from semipd_core.api.service_class import ClassSpec
 from semipd_operator.plan.guard_rails import cut_bounds, device_of
 
@@ -68,17 +68,17 @@ def apply_class(service: SemiPDService, cls: ClassSpec, *, operator_image: str) 
 def pod_manifest(effective: Effective) -> Mapping[str, object]:
     """The service as one pod serves it: what `semipd pod` reads. Nothing in it that a pod need not restart for.
 
-    Replicas, autoscaling, rollout, routing, placement and scheduling are the cluster's; a mounted model is a file.
+    Replicas, autoscaling, rollout, routing, placement and scheduling are the cluster's; a mounted model is a file; SLO, policy
+    and split come by the pod's partition.
     """
     spec, resources = effective.spec, effective.spec.resources
     metadata = ObjectMeta(name=effective.name, namespace=effective.namespace)
     trimmed = ServiceSpec(
         model=replace(spec.model, uri=mounted_uri(effective.model, spec.model.uri), cache=None),
-        slo=spec.slo,
         placement=Placement.EVERY_NODE,
         resources=replace(resources, cpu=None, memory=None),
         http=spec.http,
-        partition=spec.partition,
+        partition=PartitionSpec(isolation=spec.partition.isolation),
         drain=spec.drain,
     )
     pod = SemiPDService(

@@ -36,6 +36,13 @@ def gpus_per_pod(spec: ServiceSpec, cls: ClassSpec) -> int:
     return spec.resources.gpus_per_engine * spec.resources.engines_per_pod
 
 
+def replica_limit(cls: ClassSpec, use: GpuUse, per_pod: int) -> int | None:
+    """What an autoscaler may ask for without being refused; never fewer than there are. None: no limit."""
+    if cls.gpu_budget is None or per_pod == 0:
+        return None
+    return max(use.deployed, cls.gpu_budget - use.others) // per_pod
+
+
 def cut_bounds(bounds: ShareBounds, limits: ShareBounds) -> ShareBounds:
     """Where both hold. May be empty: `class_defect` says so."""
     return ShareBounds(

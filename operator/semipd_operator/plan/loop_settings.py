@@ -1,26 +1,37 @@
-"""What the cluster loop is told of a service in a cluster, and where it takes up after a restart of the operator."""
+"""What the cluster loop is told of a service in a cluster, and what becomes of its state when that changes."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import replace
 
 from semipd_core.api.fields import Device
-from semipd_core.api.partition import PodPartitionSpec, SemiPDPartition
 from semipd_core.api.service import PartitionMode
 from semipd_core.cluster.loop import initial_state
-from semipd_core.cluster.state import ClusterConfig, ClusterState, band_around, decision_id_at
+from semipd_core.cluster.state import (
+    OWN_PREFIX,
+    ClusterConfig,
+    ClusterState,
+    TimedDecision,
+    band_around,
+    decision_id_at,
+)
 from semipd_core.partition import Band, Partition, Wish
+from semipd_core.policies.decision import Decision, Reason
 from semipd_core.policies.splits import nearest_split
 from semipd_core.service_settings import partition_settings, slo_targets
 from semipd_operator.plan.effective import Effective
 
 ROUNDS_PER_WINDOW = 4
 MIN_WINDOW_S = 20.0
+ROUNDS_PER_JUDGEMENT = 2
+MIN_JUDGEMENT_S = 10.0
+PINNED_PREFIX = "pinned-"  # of the decision ids of pins
+ROUNDS_PER_AVERAGE = 3  # 45 s at the usual 15 s
 
 
-def loop_config(effective: Effective, round_s: float) -> ClusterConfig:
+def loop_config(
+    effective: Effective, round_s: float, *, pin: Partition | None = None, paused: bool = False
+) -> ClusterConfig:
     """`round_s`: the time from one look to the next."""
     spec = effective.spec
     return replace(
@@ -33,85 +44,101 @@ def loop_config(effective: Effective, round_s: float) -> ClusterConfig:
         window_s=max(MIN_WINDOW_S, ROUNDS_PER_WINDOW * round_s),
         stale_after_s=2 * round_s,
         settle_s=2 * round_s,
+        pin=pin,
+        paused=paused,
+        subject=f"{spec.model.uri} by {effective.image}",
+        canary_percent=spec.rollout.canary_percent,
+        canary_window_s=max(MIN_JUDGEMENT_S, ROUNDS_PER_JUDGEMENT * round_s),
+        average_s=ROUNDS_PER_AVERAGE * round_s,
     )
 
 
-def resume_state(config: ClusterConfig, partitions: Iterable[SemiPDPartition]) -> ClusterState:
-    """Where most pods are asked to be, if that is still legal: an operator that starts anew moves nothing by starting.
+def fit_state(
+    state: ClusterState, config: ClusterConfig, now_s: float, before: ClusterConfig | None = None
+) -> ClusterState:
+    """`state` under a config that may be new, with all that it has learned; `before`: the config until now.
 
     Raises: InvalidSpec if the bounds hold no legal split.
     """
-    state = initial_state(config)
-    specs = [partition.spec for partition in partitions if partition.spec.band is not None]
-    if config.mode != PartitionMode.AUTO or not specs:
-        return state
-    counts = Counter(spec.decision_id for spec in specs)
-    decision_id = min(counts, key=lambda name: (-counts[name], name))
-    spec = next(spec for spec in specs if spec.decision_id == decision_id)
-    target = _partition(spec)
-    if target not in config.splits:
-        return state
-    return replace(
-        state,
-        target=target,
-        band=_band(spec),
-        decision_id=spec.decision_id,
-        reason=spec.reason,
-        message=spec.message,
-    )
-
-
-def fit_state(state: ClusterState, config: ClusterConfig, now_s: float) -> ClusterState:
-    """`state` where the bounds still hold it; else at the nearest legal split, with all that it has learned.
-
-    Raises: InvalidSpec if the bounds hold no legal split.
-    """
-    band, wanted = state.band, band_around(state.target, config)
-    if state.target in config.splits and config.bounds.encloses(band):
-        return state
-    target = nearest_split(config.splits, state.target)
-    return replace(
-        state,
-        target=target,
-        band=wanted if target == state.target else band_around(target, config),
-        decision_id=decision_id_at(now_s),
-        reason="BoundsChanged",
-        message=f"the bounds have changed: {target} is the nearest split inside them",
-        settled_s=now_s,
-    )
+    if before is not None and before.subject != config.subject:
+        state = replace(state, proven=None, refusals=(), canary=None)
+    if before is not None and before.paused and not config.paused and state.canary is not None:
+        state = replace(state, canary=replace(state.canary, stage_s=now_s, granted_s=None))
+    fixed = fixed_wish(config)
+    if fixed is not None:
+        return _fix(state, fixed, now_s)
+    if not state.decision_id.startswith(OWN_PREFIX):
+        return _release(state, config, now_s)
+    if state.target not in config.splits or not config.bounds.encloses(state.band):
+        target = nearest_split(config.splits, state.target)
+        why = f"the bounds have changed: {target} is the nearest split inside them"
+        return _go_on(state, config, target, Reason.BOUNDS_CHANGED, why, now_s)
+    canary = state.canary
+    if canary is not None and not config.bounds.encloses(canary.wish.band):
+        why = f"the bounds have changed: {canary.wish.target} is taken back to {state.target}"
+        return _note(replace(state, canary=None), Reason.BOUNDS_CHANGED, why, now_s)
+    return state
 
 
 def wish_of(state: ClusterState, config: ClusterConfig) -> Wish:
-    """What every pod is asked for. Only `Auto` leaves the agents room; what is fixed is pinned to the point."""
+    """What every pod but the canaries is asked for."""
+    return fixed_wish(config) or state.wish
+
+
+def fixed_wish(config: ClusterConfig) -> Wish | None:
+    """A pin, in any mode; else the initial split, unless the mode is `Auto`. It leaves the agents no room."""
+    if config.pin is not None:
+        message = f"pinned by hand: the service stays at {config.pin}"
+        return _fixed(config.pin, PINNED_PREFIX, Reason.PINNED, message)
     if config.mode == PartitionMode.AUTO:
-        return Wish(
-            target=state.target,
-            band=state.band,
-            decision_id=state.decision_id,
-            reason=state.reason,
-            message=state.message,
-        )
+        return None
     target = initial_state(config).target
+    message = f"mode {config.mode}: the service stays at {target}"
+    return _fixed(target, f"{config.mode.lower()}-", config.mode, message)
+
+
+def _fixed(target: Partition, prefix: str, reason: str, message: str) -> Wish:
     return Wish(
         target=target,
         band=Band.only(target),
-        decision_id=f"{config.mode.lower()}-{target.prefill_percent}-{target.decode_percent}",
-        reason=config.mode,
-        message=f"mode {config.mode}: the service stays at {target}",
+        decision_id=f"{prefix}{target.prefill_percent}-{target.decode_percent}",
+        reason=reason,
+        message=message,
         pinned=True,
     )
 
 
-def _partition(spec: PodPartitionSpec) -> Partition:
-    return Partition(prefill_percent=spec.target.prefill_percent, decode_percent=spec.target.decode_percent)
+def _fix(state: ClusterState, fixed: Wish, now_s: float) -> ClusterState:
+    if state.decision_id == fixed.decision_id:
+        return state
+    state = state.asked(fixed, now_s)
+    return _note(state, Reason.PINNED, fixed.message, now_s) if fixed.reason == Reason.PINNED else state
 
 
-def _band(spec: PodPartitionSpec) -> Band:
-    band = spec.band
-    assert band is not None
-    return Band(
-        prefill_min_percent=band.prefill_min_percent,
-        prefill_max_percent=band.prefill_max_percent,
-        decode_min_percent=band.decode_min_percent,
-        decode_max_percent=band.decode_max_percent,
+def _release(state: ClusterState, config: ClusterConfig, now_s: float) -> ClusterState:
+    """From a pin or another mode back to the loop, which goes on from there."""
+    target = nearest_split(config.splits, state.target)
+    was_pinned = state.decision_id.startswith(PINNED_PREFIX)
+    why = "the pin is gone" if was_pinned else "the mode is Auto"
+    reason = Reason.UNPINNED if was_pinned else Reason.MODE_CHANGED
+    return _go_on(state, config, target, reason, f"{why}: the loop goes on from {target}", now_s)
+
+
+def _go_on(
+    state: ClusterState, config: ClusterConfig, target: Partition, reason: Reason, message: str, now_s: float
+) -> ClusterState:
+    wish = Wish(
+        target=target,
+        band=band_around(target, config),
+        decision_id=decision_id_at(now_s),
+        reason=reason,
+        message=message,
+    )
+    return _note(state.asked(wish, now_s), reason, message, now_s)
+
+
+def _note(state: ClusterState, reason: Reason, message: str, now_s: float) -> ClusterState:
+    decision = Decision(partition=state.target, reason=reason, message=message)
+    return state.noted(
+        TimedDecision(at_s=now_s, decision=decision, changed=True, decision_id=state.decision_id)
     )

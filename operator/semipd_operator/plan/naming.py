@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 from semipd_core.api.fields import GROUP
@@ -11,11 +12,26 @@ AGENT_PORT = 8001  # windows, status, readiness, metrics
 CHILD_MANAGER = "semipd-operator"  # field manager of children
 STATUS_MANAGER = "semipd-operator-status"
 SEED_MANAGER = "semipd-operator-seed"  # of the first spec.replicas
+SCALE_MANAGER = "semipd-operator-autoscale"  # of spec.replicas under an autoscale block
 
 SERVICE_LABEL = f"{GROUP}/service"
 COMPONENT_LABEL = "app.kubernetes.io/component"
 PAUSE_ANNOTATION = f"{GROUP}/paused"
+PIN_ANNOTATION = f"{GROUP}/pinned-split"
 ENGINE, PROXY = "engine", "proxy"
+PROXY_SUFFIX, ENGINES_SUFFIX = (
+    "-proxy",
+    "-engines",
+)  # of the proxies' children, and of the Service that they find engines by
+MAX_NAME = 63
+
+
+def child_name(service: str, suffix: str) -> str:
+    """A DNS label; a service's name that leaves no room is shortened and told apart by its hash."""
+    if len(service) + len(suffix) <= MAX_NAME:
+        return service + suffix
+    digest = hashlib.sha256(service.encode()).hexdigest()[:8]
+    return f"{service[: MAX_NAME - len(suffix) - 9]}-{digest}{suffix}"
 
 
 def selector(service: str, component: str = ENGINE) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from semipd_operator.plan.effective import Effective
-from semipd_operator.plan.naming import AGENT_PORT, HTTP_PORT, selector
+from semipd_operator.plan.naming import AGENT_PORT, ENGINE, HTTP_PORT, PROXY, selector
 from semipd_operator.plan.pod import Manifest
 from semipd_operator.plan.workload import metadata
 
@@ -11,14 +11,15 @@ OPERATOR_LABELS = {"app.kubernetes.io/name": "semipd", "app.kubernetes.io/compon
 SERVICE_PORT = 80
 
 
-def build_service(effective: Effective) -> Manifest:
+def build_service(effective: Effective, backend: str = ENGINE) -> Manifest:
+    """The address of the service. `backend`: the component that answers there."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": metadata(effective),
         "spec": {
             "type": "ClusterIP",
-            "selector": selector(effective.name),
+            "selector": selector(effective.name, backend),
             "ports": [
                 {
                     "name": "http",
@@ -32,8 +33,12 @@ def build_service(effective: Effective) -> Manifest:
     }
 
 
-def build_network_policy(effective: Effective, operator_namespace: str) -> Manifest:
-    """Requests from anywhere; the agents' port, which tells loads and takes no orders, for the operator and for scrapes.
+def build_network_policy(
+    effective: Effective, operator_namespace: str, *, has_proxies: bool = False
+) -> Manifest:
+    """Requests from anywhere; the agents' port, which tells loads and takes no orders, for operator, proxies and scrapes.
+
+    With proxies too requests may come from anywhere: while `routing` changes they do, and a proxy guards nothing.
 
     Egress is left free: models come from the network, and what a cluster may reach is not this service's to say.
     """
@@ -41,6 +46,7 @@ def build_network_policy(effective: Effective, operator_namespace: str) -> Manif
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": operator_namespace}},
         "podSelector": {"matchLabels": OPERATOR_LABELS},
     }
+    proxies = [{"podSelector": {"matchLabels": selector(effective.name, PROXY)}}] if has_proxies else []
     scrapers = {"namespaceSelector": {"matchLabels": {"semipd.io/scrapes-metrics": "true"}}}
     return {
         "apiVersion": "networking.k8s.io/v1",
@@ -51,7 +57,7 @@ def build_network_policy(effective: Effective, operator_namespace: str) -> Manif
             "policyTypes": ["Ingress"],
             "ingress": [
                 {"ports": [{"port": HTTP_PORT, "protocol": "TCP"}]},
-                {"ports": [{"port": AGENT_PORT, "protocol": "TCP"}], "from": [operator, scrapers]},
+                {"ports": [{"port": AGENT_PORT, "protocol": "TCP"}], "from": [operator, scrapers, *proxies]},
             ],
         },
     }

@@ -8,6 +8,7 @@ from typing import Any
 
 from semipd_core.api.partition import SemiPDPartition
 from semipd_core.api.service import Placement, SemiPDService
+from semipd_operator.plan.naming import PAUSE_ANNOTATION
 
 Object = Mapping[str, Any]
 
@@ -36,11 +37,38 @@ class WorkloadView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicasOwner:
+    """One who has set spec.replicas to what it is."""
+
+    manager: str
+    is_apply: bool  # by server-side apply: it declares the number
+    is_scale: bool  # through the scale subresource
+    time: str | None = (
+        None  # RFC 3339, of its last write; the API server notes none for what came through /scale
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxiesView:
+    """`answer`: the service's address leads to them. `pods` counts those too that leave."""
+
+    workload: WorkloadView | None = None
+    pods: int = 0
+    answer: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
     service: SemiPDService
     workload: WorkloadView | None = None
     pods: tuple[PodView, ...] = ()
     partitions: Mapping[str, SemiPDPartition] = field(default_factory=dict)  # by name, which is the pod's
+    proxies: ProxiesView = field(default_factory=ProxiesView)
+    replicas_owners: tuple[ReplicasOwner, ...] = ()
+
+    @property
+    def is_paused(self) -> bool:
+        return self.service.metadata.annotations.get(PAUSE_ANNOTATION) == "true"
 
 
 def view_workload(found: Object) -> WorkloadView:
@@ -61,6 +89,21 @@ def view_workload(found: Object) -> WorkloadView:
         updated=status.get("updatedReplicas", 0),
         available=status.get("availableReplicas", 0),
         is_stuck=_condition(found, "Progressing").get("reason") == "ProgressDeadlineExceeded",
+    )
+
+
+def owns_replicas(entry: Object) -> bool:
+    """`entry` of a service's managedFields."""
+    return "f:replicas" in entry.get("fieldsV1", {}).get("f:spec", {})
+
+
+def view_replicas_owner(entry: Object) -> ReplicasOwner:
+    """`entry`: one that `owns_replicas`."""
+    return ReplicasOwner(
+        manager=entry.get("manager", ""),
+        is_apply=entry.get("operation") == "Apply",
+        is_scale=entry.get("subresource") == "scale",
+        time=entry.get("time"),
     )
 
 

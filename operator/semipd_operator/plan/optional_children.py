@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from semipd_core.api.service import Routing
 from semipd_operator.plan.effective import Effective
-from semipd_operator.plan.naming import HTTP_PORT, selector
+from semipd_operator.plan.naming import HTTP_PORT, PROXY, PROXY_SUFFIX, selector
 from semipd_operator.plan.pod import Manifest
 from semipd_operator.plan.workload import metadata
 
@@ -15,11 +15,13 @@ INFERENCE_POOL = "inference.networking.k8s.io/v1/InferencePool"
 PICKER_PORT = 9002  # of an endpoint picker's ext-proc server
 
 
-def build_optional(effective: Effective, kinds: Collection[str]) -> list[Manifest]:
+def build_optional(effective: Effective, kinds: Collection[str], *, has_proxies: bool) -> list[Manifest]:
     """`kinds`: those of the constants above that the cluster has."""
     children = []
     if POD_MONITOR in kinds:
         children.append(_pod_monitor(effective))
+        if has_proxies:
+            children.append(_proxy_monitor(effective))
     if effective.spec.routing is Routing.INFERENCE_POOL and INFERENCE_POOL in kinds:
         children.append(_inference_pool(effective))
     return children
@@ -36,6 +38,18 @@ def _pod_monitor(effective: Effective) -> Manifest:
                 {"port": "agent", "path": "/metrics"},
                 {"port": "http", "path": "/metrics"},
             ],
+        },
+    }
+
+
+def _proxy_monitor(effective: Effective) -> Manifest:
+    return {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "PodMonitor",
+        "metadata": metadata(effective, PROXY_SUFFIX, PROXY),
+        "spec": {
+            "selector": {"matchLabels": selector(effective.name, PROXY)},
+            "podMetricsEndpoints": [{"port": "http", "path": "/metrics"}],
         },
     }
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from semipd_core.api import codec
 from semipd_core.api.fields import API_VERSION
 from semipd_core.api.partition import PodPartitionSpec
+from semipd_core.api.service import ServiceSpec
 from semipd_core.partition import Partition, Wish
 from semipd_operator.plan.naming import labels
 from semipd_operator.plan.observed import Observed, PodView
@@ -13,16 +16,30 @@ from semipd_operator.plan.pod import Manifest
 MAX_MESSAGE = 1024
 
 
-def build_partitions(observed: Observed, wishes: dict[str, Wish], usual: Wish) -> list[Manifest]:
-    """One per pod that is not leaving. `wishes`: by pod, where the cluster loop asks for something else than `usual`."""
+def build_partitions(
+    observed: Observed, wishes: Mapping[str, Wish], usual: Wish, admitted: ServiceSpec | None
+) -> list[Manifest]:
+    """One per pod that is not leaving. `wishes`: by pod, where the cluster loop asks for something else than `usual`.
+
+    `admitted`: the spec that the class lets be; None: pods keep the SLO and the policy that they were told.
+    """
     return [
-        build_partition(observed, pod, wishes.get(pod.name, usual))
+        build_partition(observed, pod, wishes.get(pod.name, usual), _told(observed, pod, admitted))
         for pod in observed.pods
         if not pod.is_leaving
     ]
 
 
-def build_partition(observed: Observed, pod: PodView, wish: Wish) -> Manifest:
+def _told(observed: Observed, pod: PodView, admitted: ServiceSpec | None) -> Manifest:
+    """What pods are told of the service beside their split, and follow without a restart."""
+    if admitted is not None:
+        return {"slo": codec.encode(admitted.slo), "policy": admitted.partition.policy.value}
+    partition = observed.partitions.get(pod.name)
+    spec = codec.encode(partition.spec) if partition is not None else {}
+    return {name: spec[name] for name in ("slo", "policy") if name in spec}
+
+
+def build_partition(observed: Observed, pod: PodView, wish: Wish, told: Manifest) -> Manifest:
     """Owned by the pod, so that it goes with it."""
     metadata = observed.service.metadata
     return {
@@ -47,6 +64,7 @@ def build_partition(observed: Observed, pod: PodView, wish: Wish) -> Manifest:
             "decisionID": wish.decision_id,
             "reason": wish.reason,
             "message": wish.message[:MAX_MESSAGE],
+            **told,
         },
     }
 
@@ -58,4 +76,6 @@ def _split(partition: Partition) -> Manifest:
 def is_asked(spec: PodPartitionSpec, wanted: Manifest) -> bool:
     """Whether the pod is asked for this already; words alone are no reason to ask again. `wanted`: by `build_partition`."""
     found = codec.encode(spec)
-    return all(found.get(name) == wanted[name] for name in ("decisionID", "target", "band"))
+    return all(
+        found.get(name) == wanted.get(name) for name in ("decisionID", "target", "band", "slo", "policy")
+    )

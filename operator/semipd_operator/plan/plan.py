@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from semipd_core.api.service import Placement, ServiceStatus
 from semipd_core.api.service_class import SemiPDClass
@@ -12,14 +13,19 @@ from semipd_core.partition import Wish
 from semipd_operator.plan.children import build_children
 from semipd_operator.plan.class_choice import choose_class
 from semipd_operator.plan.effective import Effective, apply_class
-from semipd_operator.plan.guard_rails import GpuUse, class_defect, gpus_per_pod
-from semipd_operator.plan.naming import PAUSE_ANNOTATION
+from semipd_operator.plan.guard_rails import GpuUse, class_defect, gpus_per_pod, replica_limit
 from semipd_operator.plan.observed import Observed
+from semipd_operator.plan.optional_children import INFERENCE_POOL
 from semipd_operator.plan.partitions import build_partitions
+from semipd_operator.plan.pin import Pin, read_pin
 from semipd_operator.plan.pod import Manifest
+from semipd_operator.plan.routing import decide_route
+from semipd_operator.plan.scaling import Refusal, Scaling, plan_scaling, with_scaling
 from semipd_operator.plan.status import Loop, build_status
 
 SEEDED_REPLICAS = 1
+NO_PIN = Pin()
+NO_CANARIES: Mapping[str, Wish] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +34,7 @@ class Installation:
 
     namespace: str
     engine_image: str
+    proxy_image: str | None = None  # None: no service is routed by proxies
     optional_kinds: Collection[str] = ()  # of semipd_operator.plan.optional_children
 
 
@@ -37,6 +44,8 @@ class Admission:
 
     effective: Effective | None
     defect: InvalidSpec | None = None
+    pin: Pin = NO_PIN
+    replica_limit: int | None = None  # by the class's GPU budget; None: there is none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,12 +54,16 @@ class Plan:
     partitions: tuple[Manifest, ...]
     status: ServiceStatus
     seeds_replicas: bool = False  # `/scale` cannot be read without spec.replicas
+    scaling: Scaling | None = None  # None: no autoscale block
 
 
 def admit(
     observed: Observed, classes: Iterable[SemiPDClass], installation: Installation, others_gpus: int
 ) -> Admission:
-    """`others_gpus`: of the other services of the same class in this namespace, as deployed."""
+    """`others_gpus`: of the other services of the same class in this namespace, as deployed.
+
+    Raises: InvalidSpec if the bounds hold no legal split.
+    """
     service = observed.service
     choice = choose_class(service, classes)
     if choice.defect is not None:
@@ -63,7 +76,11 @@ def admit(
     if defect is not None:
         return Admission(effective=None, defect=defect)
     effective = apply_class(service, choice.spec, operator_image=installation.engine_image)
-    return Admission(effective=effective)
+    return Admission(
+        effective=effective,
+        pin=read_pin(observed, effective),
+        replica_limit=replica_limit(choice.spec, use, per_pod),
+    )
 
 
 def build_plan(
@@ -74,29 +91,52 @@ def build_plan(
     wish: Wish | None,
     loop: Loop | None,
     now: str,
+    canaries: Mapping[str, Wish] = NO_CANARIES,
+    scale_refusal: Refusal | None = None,
 ) -> Plan:
-    """`wish`: for every pod; None while the class refuses the service. `now`: RFC 3339."""
+    """`wish`: for every pod but the `canaries`; None while the class refuses the service. `now`: RFC 3339."""
     service, effective = observed.service, admission.effective
     children: tuple[Manifest, ...] = ()
-    if effective is not None and not is_paused(observed):
+    route = decide_route(
+        service.spec.routing,
+        observed.proxies,
+        has_image=installation.proxy_image is not None,
+        has_pool_kind=INFERENCE_POOL in installation.optional_kinds,
+    )
+    if effective is not None and not observed.is_paused:
         children = tuple(
             build_children(
                 effective,
                 operator_namespace=installation.namespace,
                 kinds=installation.optional_kinds,
+                route=route,
+                proxy_image=installation.proxy_image,
             )
         )
-    partitions = build_partitions(observed, {}, wish) if wish is not None and not is_paused(observed) else []
+    partitions: list[Manifest] = []
+    if wish is not None and not observed.is_paused:
+        partitions = build_partitions(observed, canaries, wish, effective.spec if effective else None)
+    scaling = plan_scaling(
+        observed,
+        loop,
+        defect=admission.defect,
+        paused=observed.is_paused,
+        replica_limit=admission.replica_limit,
+        refusal=scale_refusal,
+        now=now,
+    )
+    status = build_status(observed, loop, admission.defect, now, pin_defect=admission.pin.defect, route=route)
     return Plan(
         children=children,
         partitions=tuple(partitions),
-        status=build_status(observed, loop, admission.defect, now),
-        seeds_replicas=service.spec.replicas is None and service.spec.placement is Placement.REPLICAS,
+        status=with_scaling(status, scaling, now),
+        scaling=scaling,
+        seeds_replicas=(
+            service.spec.replicas is None
+            and service.spec.placement is Placement.REPLICAS
+            and not observed.is_paused
+        ),
     )
-
-
-def is_paused(observed: Observed) -> bool:
-    return observed.service.metadata.annotations.get(PAUSE_ANNOTATION) == "true"
 
 
 def asks_for_more(observed: Observed) -> bool:

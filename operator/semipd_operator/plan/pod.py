@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from semipd_core.agent_config import ENDPOINT_LAG_S
 from semipd_core.api.fields import Device, SecretKeyRef, Toleration
-from semipd_core.api.service import ServiceSpec
+from semipd_core.api.service import SchedulingSpec, ServiceSpec
 from semipd_operator.plan.effective import MODELS_DIRECTORY, Effective, pod_manifest
 from semipd_operator.plan.naming import AGENT_PORT, HTTP_PORT, labels, selector
 
 USER = 65532
 RUN_DIRECTORY = "/run/semipd"
 CACHE_DIRECTORY = "/cache"
-PRE_STOP_S = 5  # endpoints learn in this time that the pod leaves; requests that come meanwhile are served
 STOP_S = 20  # for the agent to end its processes, beside the drain
 START_PERIOD_S, START_FAILURES = 5, 360  # half an hour: a first start loads tens of GB
 
@@ -26,7 +26,7 @@ def pod_template(effective: Effective) -> Manifest:
         "serviceAccountName": effective.name,
         "automountServiceAccountToken": True,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": PRE_STOP_S + drain.timeout_seconds + STOP_S,
+        "terminationGracePeriodSeconds": ENDPOINT_LAG_S + drain.timeout_seconds + STOP_S,
         "securityContext": pod_security(),
         "containers": [_container(effective)],
         "volumes": _volumes(effective),
@@ -43,7 +43,7 @@ def pod_template(effective: Effective) -> Manifest:
     if scheduling.node_selector:
         spec["nodeSelector"] = dict(sorted(scheduling.node_selector.items()))
     if scheduling.tolerations:
-        spec["tolerations"] = [_toleration(toleration) for toleration in scheduling.tolerations]
+        spec["tolerations"] = tolerations(scheduling)
     if scheduling.image_pull_secrets:
         spec["imagePullSecrets"] = [{"name": ref.name} for ref in scheduling.image_pull_secrets]
     if scheduling.runtime_class_name:
@@ -72,7 +72,10 @@ def container_security() -> Manifest:
 
 
 def _container(effective: Effective) -> Manifest:
-    """No liveness probe: requests outlive a dead agent, which the init restarts, and would not outlive the container."""
+    """No liveness probe: requests outlive a dead agent, which the init restarts, and would not outlive the container.
+
+    No preStop: `semipd pod` serves on for ENDPOINT_LAG_S after SIGTERM, and tells clients to connect anew meanwhile.
+    """
     return {
         "name": "engine",
         "image": effective.image,
@@ -102,7 +105,6 @@ def _container(effective: Effective) -> Manifest:
             "failureThreshold": 2,
             "timeoutSeconds": 2,
         },
-        "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_S}}},
         "securityContext": container_security(),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": _mounts(effective),
@@ -185,6 +187,10 @@ def _cache(spec: ServiceSpec) -> Manifest:
     if spec.model.cache is None:
         return {"emptyDir": {}}
     return {"persistentVolumeClaim": {"claimName": spec.model.cache.persistent_volume_claim.claim_name}}
+
+
+def tolerations(scheduling: SchedulingSpec) -> list[Manifest]:
+    return [_toleration(toleration) for toleration in scheduling.tolerations]
 
 
 def _toleration(toleration: Toleration) -> Manifest:

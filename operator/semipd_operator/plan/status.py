@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 
 from semipd_core.api.conditions import Condition, ConditionType, find_condition, set_condition
 from semipd_core.api.fields import PartitionSplit
-from semipd_core.api.service import DecisionRecord, ServiceStatus
+from semipd_core.api.service import DecisionRecord, Routing, ServiceStatus
 from semipd_core.cluster.state import DECISIONS_KEPT, ClusterRound, ClusterState, TimedDecision
 from semipd_core.errors import InvalidSpec
 from semipd_core.partition import Partition
@@ -18,6 +17,9 @@ from semipd_operator.plan import conditions
 from semipd_operator.plan.figures import slo_status
 from semipd_operator.plan.naming import selector, selector_text
 from semipd_operator.plan.observed import Observed
+from semipd_operator.plan.routing import Route
+from semipd_operator.plan.times import to_rfc3339
+from semipd_operator.plan.trial_status import canary_status, proven_status
 
 MEASURED = (ConditionType.METRICS_AVAILABLE, ConditionType.SLO_MET)
 
@@ -29,15 +31,25 @@ class Loop:
     state: ClusterState
     round: ClusterRound
     slo: SloTargets
+    average_s: float = 45.0  # of the pressure that replicas follow
 
 
 def build_status(
-    observed: Observed, loop: Loop | None, defect: InvalidSpec | None, now: str
+    observed: Observed,
+    loop: Loop | None,
+    defect: InvalidSpec | None,
+    now: str,
+    *,
+    pin_defect: InvalidSpec | None = None,
+    route: Route | None = None,
 ) -> ServiceStatus:
     """`now` is RFC 3339, for conditions that flip. Equal observations give an equal status."""
     service, workload = observed.service, observed.workload
     old = service.status or ServiceStatus()
-    found = _conditions(observed, loop, defect)
+    found = _conditions(observed, loop, defect, pin_defect, route)
+    if not any(each.type == ConditionType.ROUTED for each in found):
+        kept = tuple(each for each in old.conditions if each.type != ConditionType.ROUTED)
+        old = replace(old, conditions=kept)
     if loop is None:  # the operator starts anew: what the last one saw holds until the first look
         found = [
             each
@@ -57,6 +69,8 @@ def build_status(
         granted=granted_by_most(observed) or old.granted,
         slo=slo_status(loop.round.window, loop.slo, old.slo) if loop else old.slo,
         decisions=_decisions(loop.state, old.decisions) if loop else old.decisions,
+        canary=canary_status(loop.state) if loop else old.canary,
+        proven=proven_status(loop.state) if loop else old.proven,
         conditions=old.conditions,
     )
 
@@ -76,25 +90,33 @@ def granted_by_most(observed: Observed) -> PartitionSplit | None:
     return PartitionSplit(prefill_percent=prefill, decode_percent=decode)
 
 
-def _conditions(observed: Observed, loop: Loop | None, defect: InvalidSpec | None) -> Sequence[Condition]:
+def _conditions(
+    observed: Observed,
+    loop: Loop | None,
+    defect: InvalidSpec | None,
+    pin_defect: InvalidSpec | None,
+    route: Route | None,
+) -> Sequence[Condition]:
     round_ = loop.round if loop else None
     resources = observed.service.spec.resources
     engines = resources.engines_per_pod * sum(not pod.is_leaving for pod in observed.pods)
     parts = [
         conditions.engines_ready(observed),
-        conditions.progressing(observed),
+        conditions.progressing(observed, loop.state.canary if loop else None),
         conditions.partition_applied(observed),
         conditions.metrics_available(round_, engines),
         conditions.slo_met(round_, observed.service.spec.slo),
-        conditions.degraded(observed, defect),
+        conditions.degraded(observed, defect, pin_defect),
     ]
+    if route is not None and observed.service.spec.routing is not Routing.SERVICE:
+        parts.append(conditions.routed(route))
     return [conditions.ready(parts), *parts]
 
 
 def _decisions(state: ClusterState, old: Sequence[DecisionRecord]) -> tuple[DecisionRecord, ...]:
     """Those of the loop before older ones. A hold that goes on keeps the words of its first look, also over a restart."""
     known = {_key(record): record for record in old}
-    found = [_record(timed, state.decision_id) for timed in state.decisions]
+    found = [_record(timed) for timed in state.decisions]
     found = [known.get(_key(record), record) for record in found]
     if not found:
         return tuple(old)
@@ -108,10 +130,10 @@ def _key(record: DecisionRecord) -> tuple[str, str, PartitionSplit]:
     return record.time, record.reason, record.partition
 
 
-def _record(timed: TimedDecision, decision_id: str) -> DecisionRecord:
+def _record(timed: TimedDecision) -> DecisionRecord:
     return DecisionRecord(
-        time=datetime.fromtimestamp(timed.at_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        decision_id=decision_id,
+        time=to_rfc3339(timed.at_s),
+        decision_id=timed.decision_id,
         partition=_split(timed.decision.partition),
         reason=timed.decision.reason,
         message=timed.decision.message,

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from semipd_core.api.conditions import Condition, ConditionStatus, ConditionType, find_condition
-from semipd_core.api.service import ServiceStatus
+from semipd_core.api.service import CanaryStage, CanaryStatus, ServiceStatus
+from semipd_core.policies.decision import Reason
+from semipd_operator.plan.scaling import FOUND
 
 # With a status that is a reason to look.
 _BAD = {
@@ -14,8 +16,10 @@ _BAD = {
     ConditionType.SLO_MET: ConditionStatus.FALSE,
     ConditionType.METRICS_AVAILABLE: ConditionStatus.FALSE,
     ConditionType.DEGRADED: ConditionStatus.TRUE,
+    ConditionType.SCALING_ACTIVE: ConditionStatus.FALSE,
 }
-_TOLD = (ConditionType.READY, ConditionType.SLO_MET, ConditionType.DEGRADED)
+_ROLL_BACKS = (Reason.CANARY_FAILED, Reason.CANARY_EXPIRED)
+_TOLD = (ConditionType.READY, ConditionType.SLO_MET, ConditionType.DEGRADED, ConditionType.SCALING_ACTIVE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +27,7 @@ class Transition:
     reason: str  # CamelCase; with the object, what makes two events the same
     note: str
     is_warning: bool = False
+    detail: str = ""  # what else makes two events the same
 
 
 def find_transitions(old: ServiceStatus | None, new: ServiceStatus) -> Iterator[Transition]:
@@ -37,11 +42,48 @@ def find_transitions(old: ServiceStatus | None, new: ServiceStatus) -> Iterator[
                 note=f"{now.reason}: {now.message}".rstrip(": "),
                 is_warning=_BAD[kind] is now.status,
             )
+    yield from _of_canary(old, new)
     if old.requested is not None and new.requested is not None and old.requested != new.requested:
         latest = new.decisions[0] if new.decisions else None
         why = f": {latest.reason}: {latest.message}" if latest and latest.partition == new.requested else ""
         split = f"({new.requested.prefill_percent}, {new.requested.decode_percent})"
         yield Transition(reason="SplitMoved", note=f"the split moves to {split}{why}")
+    yield from _scalings(old, new)
+
+
+def _scalings(old: ServiceStatus, new: ServiceStatus) -> Iterator[Transition]:
+    """Each change is an event of its own: how often a service was scaled says little, from what to what much."""
+    for record in new.scalings:
+        if record not in old.scalings and record.reason != FOUND:
+            change = f"{record.from_replicas} -> {record.to_replicas}"
+            is_up = record.to_replicas > record.from_replicas
+            yield Transition(
+                reason="ScaledUp" if is_up else "ScaledDown",
+                note=f"replicas {change}: {record.reason}: {record.message}",
+                detail=change,
+            )
+
+
+def _of_canary(old: ServiceStatus, new: ServiceStatus) -> Iterator[Transition]:
+    """Its stages; that it passed is told by the move of all."""
+    before, now = old.canary, new.canary
+    if now is None or (before is not None and _stage(before) == _stage(now)):
+        return
+    split = f"({now.partition.prefill_percent}, {now.partition.decode_percent})"
+    told = next((each for each in new.decisions if each.reason in _ROLL_BACKS), None)
+    latest = new.decisions[0] if new.decisions else None
+    if now.stage is CanaryStage.ROLLED_BACK:
+        reason, note = ("CanaryFailed", split) if told is None else (told.reason, told.message)
+        yield Transition(reason=reason, note=note, is_warning=True)
+    elif now.stage is CanaryStage.ONE_POD:
+        yield Transition(reason="CanaryStarted", note=f"{split} is tried in {', '.join(now.pods)}")
+    else:
+        why = f": {latest.message}" if latest else ""
+        yield Transition(reason="CanaryWidened", note=f"{split} is tried in {len(now.pods)} pods{why}")
+
+
+def _stage(canary: CanaryStatus) -> tuple[str, CanaryStage]:
+    return canary.decision_id, canary.stage
 
 
 def _is_told(before: Condition, now: Condition) -> bool:

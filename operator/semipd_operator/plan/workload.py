@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from semipd_core.api.service import Placement
 from semipd_operator.plan.effective import Effective
-from semipd_operator.plan.naming import labels, selector
+from semipd_operator.plan.naming import ENGINE, child_name, labels, selector
 from semipd_operator.plan.pod import Manifest, pod_template
 
 PROGRESS_DEADLINE_S = 1800  # a first start may fetch tens of GB
@@ -20,19 +20,23 @@ def build_workload(effective: Effective) -> Manifest:
 
 def build_disruption_budget(effective: Effective) -> Manifest:
     """One pod at a time: a node drain waits until the pod that it took is replaced."""
+    return disruption_budget(effective, ENGINE, "")
+
+
+def disruption_budget(effective: Effective, component: str, suffix: str) -> Manifest:
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
-        "metadata": metadata(effective),
+        "metadata": metadata(effective, suffix, component),
         "spec": {
             "maxUnavailable": 1,
-            "selector": {"matchLabels": selector(effective.name)},
+            "selector": {"matchLabels": selector(effective.name, component)},
             "unhealthyPodEvictionPolicy": "AlwaysAllow",
         },
     }
 
 
-def metadata(effective: Effective, suffix: str = "") -> Manifest:
+def metadata(effective: Effective, suffix: str = "", component: str = ENGINE) -> Manifest:
     """Of a child: owned by the service, so that it goes with it and needs no finalizer."""
     owner = {
         "apiVersion": "semipd.io/v1alpha1",
@@ -43,9 +47,9 @@ def metadata(effective: Effective, suffix: str = "") -> Manifest:
         "blockOwnerDeletion": False,
     }
     return {
-        "name": effective.name + suffix,
+        "name": child_name(effective.name, suffix),
         "namespace": effective.namespace,
-        "labels": labels(effective.name),
+        "labels": labels(effective.name, component),
         "ownerReferences": [owner],
     }
 

@@ -24,7 +24,7 @@ import msgspec
 from semipd_core import messages
 from semipd_core.engine_config import EngineConfig, SpecError
 from semipd_core.partition import Role
-from semipd_core.telemetry import CoordinatorReport, FrontEndReport, LaneReport
+from semipd_core.telemetry import CoordinatorReport, FrontEndReport, LaneReport, SloTargets
 from semipd_shell import agent_watch, channel
 
 ORPHAN_GRACE_S = 8.0
@@ -246,6 +246,7 @@ def coordinator(config: EngineConfig) -> int:
 def frontend(config: EngineConfig) -> int:
     faults = read_faults(Path(config.directory).parent)
     drained_s: list[float] = []
+    slos = [config.slo]
 
     def open_requests() -> int:
         is_done = bool(drained_s) and time.monotonic() - drained_s[0] >= faults.drain_s
@@ -256,7 +257,7 @@ def frontend(config: EngineConfig) -> int:
             report = FrontEndReport(
                 at_s=time.time(),
                 ready=not drained_s and Path(config.coordinator_socket).exists(),
-                slo=config.slo,
+                slo=slos[-1],
                 open_requests=open_requests(),
                 queued_requests=0,
                 slots=[],
@@ -265,6 +266,11 @@ def frontend(config: EngineConfig) -> int:
 
         def do_POST(self) -> None:
             drained_s.append(time.monotonic())
+            self._answer(b"{}")
+
+        def do_PUT(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            slos.append(msgspec.json.decode(body, type=SloTargets))
             self._answer(b"{}")
 
         def _answer(self, body: bytes) -> None:

@@ -177,7 +177,7 @@ def _of_text(place: Place) -> dict[str, object]:
             wanted |= {"minLength": 1} if mark.pattern == NOT_EMPTY else {"pattern": f"^{mark.pattern}$"}
         elif isinstance(mark, ModelUriMark):
             wanted["maxLength"] = model_uri._MAX_LENGTH
-    if place.path.endswith((".time", "Time")):
+    if place.path.endswith((".time", ".since", "Time")):
         wanted["format"] = "date-time"
     return wanted
 

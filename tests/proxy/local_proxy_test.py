@@ -1,4 +1,4 @@
-"""The proxy before two real front ends: balance, retries, readiness, leaving clients, drain."""
+"""The local proxy before two real front ends: balance, retries, readiness, leaving clients, drain."""
 
 from __future__ import annotations
 
@@ -25,11 +25,9 @@ from front_end_process import (
     until,
     wait_ready,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 from semipd_core.proxy_config import ProxyConfig
-from semipd_engine.proxy.upstreams import Upstream, order_of_choice
+from semipd_core.telemetry import EngineUsage
 
 COMPLETIONS = "/v1/completions"
 
@@ -65,6 +63,7 @@ async def running_proxy(directory: Path) -> AsyncIterator[RunningProxy]:
             host="127.0.0.1",
             port=port,
             upstreams=[one.config.front_socket for one in front_ends],
+            served_name="tiny",
             agent_lock=front_ends[0].config.agent_lock,
             error_file=str(directory / "error.json"),
         )
@@ -92,28 +91,6 @@ def proxy(processes: RunningProxy) -> RunningProxy:
     for one in processes.front_ends:
         one.coordinator.reset()
     return processes
-
-
-upstreams = st.lists(
-    st.builds(
-        Upstream,
-        index=st.integers(0, 9),
-        socket_path=st.just("s"),
-        ready=st.booleans(),
-        num_open=st.integers(0, 3),
-        num_served=st.integers(0, 3),
-    ),
-    min_size=1,
-    max_size=6,
-)
-
-
-@given(upstreams)
-def test_the_choice_is_ready_if_any_is_and_has_the_fewest_open_of_those(candidates):
-    chosen = order_of_choice(candidates)[0]
-    equals = [one for one in candidates if one.ready == chosen.ready]
-    assert chosen.ready == any(one.ready for one in candidates)
-    assert chosen.num_open == min(one.num_open for one in equals)
 
 
 @slow
@@ -194,7 +171,21 @@ async def test_errors_pass_and_internal_paths_do_not(proxy):
     assert (await proxy.client.get("/health")).status_code == 200
     metrics = (await proxy.client.get("/metrics")).text
     assert 'semipd_proxy_requests_total{status="400"} 1.0' in metrics
-    assert 'semipd_proxy_engine_ready{engine="1"} 1.0' in metrics
+    assert 'semipd_proxy_upstream_ready{upstream="1"} 1.0' in metrics
+
+
+@slow
+async def test_an_endpoint_picker_finds_the_engines_of_the_pod_as_one(proxy):
+    busy = EngineUsage(waiting=3, running=2, kv_blocks_total=100, kv_blocks_used=50, block_tokens=16)
+    first, second = (one.coordinator for one in proxy.front_ends)
+    first.usage = second.usage = busy
+    metrics = (await proxy.client.get("/metrics")).text
+    assert 'vllm:num_requests_waiting{model_name="tiny"} 6.0' in metrics
+    assert 'vllm:kv_cache_usage_perc{model_name="tiny"} 0.5' in metrics
+    second.usage = None
+    assert 'vllm:num_requests_waiting{model_name="tiny"} 3.0' in (await proxy.client.get("/metrics")).text
+    first.usage = None
+    assert "vllm:" not in (await proxy.client.get("/metrics")).text
 
 
 @slow

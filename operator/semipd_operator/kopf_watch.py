@@ -1,0 +1,117 @@
+"""kopf's watches of services and classes, in a thread of their own, begun anew when the kinds have gone and come back.
+
+kopf learns at its start what there is to watch, ends when a kind that it watches is gone, and then cancels every task of its
+loop. So it starts when both kinds are served, and has a loop that nothing else runs in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import httpx2
+import kopf
+from lightkube import ApiError, AsyncClient
+
+from semipd_operator import kinds
+from semipd_operator.handlers import build_registry, build_settings
+from semipd_operator.observe.world import Object, World
+from semipd_shell import log
+from semipd_shell.informer import Key
+
+NOT_FOUND = 404
+RETRY_S = 2.0
+
+_log = log.logger(__name__)
+
+
+class KopfWatch:
+    """`namespace` None: the whole cluster. `identity`: else kopf asks for the user's name, and a container's has none."""
+
+    def __init__(self, client: AsyncClient, namespace: str | None, world: World, identity: str) -> None:
+        self._client = client
+        self._namespace = namespace
+        self._world = world
+        self._identity: Any = identity
+
+    async def run(self) -> None:
+        """Until cancelled. Raises: what kopf raised while both kinds were served."""
+        while True:
+            await self._until_served()
+            self._forget()
+            try:
+                await self._watch()
+            except Exception as error:
+                if getattr(error, "status", None) != NOT_FOUND and await self._are_served():
+                    raise
+                _log.warning("kopf begins anew", problem=str(error))
+
+    async def _until_served(self) -> None:
+        while not (are_served := await self._are_served()):
+            if are_served is False:
+                _log.warning("waits for the CustomResourceDefinitions of semipd.io")
+                self._forget()
+            await asyncio.sleep(RETRY_S)
+
+    async def _are_served(self) -> bool | None:
+        """None while the API server cannot be asked: what is known then stays."""
+        try:
+            await _first(self._client.list(kinds.SERVICE, namespace=self._namespace or "*", chunk_size=1))
+            await _first(self._client.list(kinds.CLASS, chunk_size=1))
+        except ApiError as error:
+            return bool(error.status.code != NOT_FOUND)  # kopf says what else is wrong
+        except (httpx2.HTTPError, OSError):
+            return None
+        return True
+
+    async def _watch(self) -> None:
+        stop = threading.Event()
+        notes = _Notes(self._world, asyncio.get_running_loop())
+        watching = asyncio.create_task(asyncio.to_thread(asyncio.run, self._kopf(notes, stop)))
+        try:
+            await asyncio.shield(watching)
+        except asyncio.CancelledError:
+            stop.set()
+            await watching
+            raise
+
+    async def _kopf(self, notes: _Notes, stop: threading.Event) -> None:
+        try:
+            await kopf.operator(
+                registry=build_registry(notes),
+                settings=build_settings(),
+                identity=self._identity,
+                namespaces=[self._namespace] if self._namespace else [],
+                clusterwide=self._namespace is None,
+                standalone=True,
+                stop_flag=stop,
+            )
+        finally:
+            stop.set()  # or the thread in which kopf waits for it would hold the loop's end up
+
+    def _forget(self) -> None:
+        """What was deleted unseen must not stay; kopf lists what is there."""
+        for key in list(self._world.services):
+            self._world.note_service(key, None)
+        for name in list(self._world.classes):
+            self._world.note_class(name, None)
+
+
+class _Notes:
+    """Brings what kopf sees to the loop that the world lives in, in its order."""
+
+    def __init__(self, world: World, loop: asyncio.AbstractEventLoop) -> None:
+        self._world = world
+        self._loop = loop
+
+    def note_service(self, key: Key, found: Object | None) -> None:
+        self._loop.call_soon_threadsafe(self._world.note_service, key, found)
+
+    def note_class(self, name: str, found: Object | None) -> None:
+        self._loop.call_soon_threadsafe(self._world.note_class, name, found)
+
+
+async def _first(objects: Any) -> None:
+    async for _ in objects:
+        return
