@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from semipd_operator.apply.applier import Applied, needs_apply
+from semipd_operator.apply.applier import Applied, Applier, needs_apply
 from semipd_operator.observe.child import ChildView, view_child
 
 WANTED = "digest-new"
@@ -74,3 +74,31 @@ def test_a_version_is_the_generation_where_there_is_one() -> None:
     metadata = {"name": "chat", "resourceVersion": "9"}
     assert view_child({"metadata": metadata}).version == "9"
     assert view_child({"metadata": {**metadata, "generation": 2}}).version == "2"
+
+
+class Client:
+    """Makes what it is asked for; `meanwhile` happens before it answers."""
+
+    def __init__(self) -> None:
+        self.meanwhile = lambda: None
+
+    async def apply(self, manifest: Any, **_: Any) -> dict[str, Any]:
+        self.meanwhile()
+        return {"metadata": {"name": "chat", "namespace": "team-a", "generation": 1}}
+
+
+ROLE = {"kind": "Role", "metadata": {"name": "chat", "namespace": "team-a"}}
+
+
+@pytest.mark.parametrize("is_deleted_meanwhile", [False, True])
+async def test_what_is_deleted_before_its_write_is_answered_is_written_again(
+    is_deleted_meanwhile: bool,
+) -> None:
+    client = Client()
+    applier = Applier(client, lambda: True)
+    if is_deleted_meanwhile:
+        client.meanwhile = lambda: applier.forget(("Role", "team-a", "chat"))
+    assert await applier.apply(ROLE, None)
+    client.meanwhile = lambda: None
+    assert await applier.apply(ROLE, None) is is_deleted_meanwhile
+    assert not await applier.apply(ROLE, None)

@@ -125,7 +125,7 @@ def test_a_move_goes_to_one_pod_then_to_a_quarter_then_to_all(
         assert status["requested"] == trial["partition"]
         assert status["proven"]["prefillMinPercent"] < 80
         assert {"CanaryStarted", "CanaryWidened", "SplitMoved"} <= cluster.events("widens").keys()
-        labels = '{namespace="team-a",service="widens"}'
+        labels = '{name="widens",namespace="team-a"}'
         assert operator.metric(f"semipd_service_moves_total{labels}") >= 1
         assert operator.metric(f"semipd_service_canary_roll_backs_total{labels}") == 0
 
@@ -144,7 +144,7 @@ def test_a_move_that_hurts_is_taken_back_and_said(
         assert "the others 50.0 % of " in failed["message"]
         event = cluster.wait(lambda: cluster.events("hurts").get("CanaryFailed"), "an Event says so")
         assert (event["type"], "is taken back to (80, 100)" in event["note"]) == ("Warning", True)
-        labels = '{namespace="team-a",service="hurts"}'
+        labels = '{name="hurts",namespace="team-a"}'
         assert operator.metric(f"semipd_service_canary_roll_backs_total{labels}") >= 1
 
 

@@ -57,6 +57,14 @@ def changed(found, path, value):
         pytest.param(
             trim_partition, PARTITION, "metadata.labels", {"semipd.io/service": "b"}, True, id="its service"
         ),
+        pytest.param(
+            trim_pod,
+            POD,
+            "metadata.labels",
+            {"app.kubernetes.io/component": "proxy"},
+            True,
+            id="what a pod is part of",
+        ),
         pytest.param(trim_partition, PARTITION, "spec", {}, True, id="a partition that cannot be read"),
         pytest.param(trim_pod, POD, "status.startTime", "2026-11-21T12:00:00Z", False, id="a pod's start"),
         pytest.param(trim_pod, POD, "status.podIP", "10.0.0.2", True, id="a pod's address"),

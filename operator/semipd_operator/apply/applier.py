@@ -47,6 +47,7 @@ class Applier:
     is_leading: Any
     writes: int = 0
     _applied: dict[ChildKey, Applied] = field(default_factory=dict)
+    _under_way: dict[ChildKey, bool] = field(default_factory=dict)  # write: whether it was deleted meanwhile
 
     async def apply(self, manifest: Manifest, found: ChildView | None) -> bool:
         """Whether it was written. `found`: as the informer has it; None: it is not there.
@@ -61,10 +62,15 @@ class Applier:
         if not needs_apply(digest, found, last):
             return False
         self._fence()
-        written = view_child(await self._write(_with_digest(manifest, digest)))
-        self._applied[key] = Applied(
-            digest=digest, before=found.version if found else None, after=written.version
-        )
+        self._under_way[key] = False
+        try:
+            written = view_child(await self._write(_with_digest(manifest, digest)))
+        finally:
+            is_gone = self._under_way.pop(key)
+        if not is_gone:
+            self._applied[key] = Applied(
+                digest=digest, before=found.version if found else None, after=written.version
+            )
         self.writes += 1
         return True
 
@@ -175,7 +181,10 @@ class Applier:
         self.writes += 1
 
     def forget(self, key: ChildKey) -> None:
+        """It was deleted: maybe what is being written just now, since a watch may be quicker than an answer."""
         self._applied.pop(key, None)
+        if key in self._under_way:
+            self._under_way[key] = True
 
     def _fence(self) -> None:
         if not self.is_leading():

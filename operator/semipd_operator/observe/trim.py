@@ -9,7 +9,7 @@ from typing import Any
 from semipd_core.api import codec
 from semipd_core.errors import InvalidSpec
 from semipd_operator.observe.child import view_child
-from semipd_operator.plan.naming import SERVICE_LABEL
+from semipd_operator.plan.naming import COMPONENT_LABEL, SERVICE_LABEL
 from semipd_shell import log
 
 Object = Mapping[str, Any]
@@ -84,10 +84,8 @@ def _without_version(kept: Object, name: str) -> Any:
 
 
 def _metadata(found: Object, *more: str) -> Object:
-    """Of the labels only the one that says whose it is: seven of each object would be a tenth of the operator's memory."""
-    metadata = found["metadata"]
-    kept = {
-        name: metadata[name] for name in ("name", "namespace", "resourceVersion", *more) if name in metadata
-    }
-    service = metadata.get("labels", {}).get(SERVICE_LABEL)
-    return kept if service is None else {**kept, "labels": {SERVICE_LABEL: sys.intern(service)}}
+    """Of the labels only those that say whose it is: all of each object would be a tenth of the operator's memory."""
+    metadata, names = found["metadata"], ("name", "namespace", "resourceVersion", *more)
+    given = metadata.get("labels", {})
+    labels = {name: sys.intern(given[name]) for name in (SERVICE_LABEL, COMPONENT_LABEL) if name in given}
+    return {**{name: metadata[name] for name in names if name in metadata}, "labels": labels}
