@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import signal
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -100,17 +102,49 @@ def test_refusals_of_the_api_server_are_one_line_with_what_to_do(
     assert "\n" not in str(found)
 
 
-def test_ctrl_c_waits_for_no_answer(tmp_path: Path) -> None:
-    silent = socket.create_server(("127.0.0.1", 0))
-    server = f"http://127.0.0.1:{silent.getsockname()[1]}"
+def test_an_api_server_that_is_busy_is_asked_again(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    class Busy(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            is_first = len(asked) == 1
+            body = b"{}" if is_first else b'{"items": []}'
+            self.send_response(429 if is_first else 200)
+            if is_first:
+                self.send_header("Retry-After", "0")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        path = write_config(tmp_path, f"http://127.0.0.1:{server.server_address[1]}")
+        done = Plugin(path).run("status")
+        server.shutdown()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("no SemiPDService here")
+    assert len(asked) == 5  # four lists, one of them twice
+
+
+def write_config(directory: Path, server: str) -> Path:
     config = {
         "clusters": [{"name": "c", "cluster": {"server": server}}],
         "users": [{"name": "u", "user": {}}],
         "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
         "current-context": "x",
     }
-    (tmp_path / "kubeconfig").write_text(json.dumps(config))
-    process = Plugin(tmp_path / "kubeconfig").start("status", "--request-timeout", "10m")
+    (directory / "kubeconfig").write_text(json.dumps(config))
+    return directory / "kubeconfig"
+
+
+def test_ctrl_c_waits_for_no_answer(tmp_path: Path) -> None:
+    silent = socket.create_server(("127.0.0.1", 0))
+    path = write_config(tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}")
+    process = Plugin(path).start("status", "--request-timeout", "10m")
     silent.settimeout(60)
     connection, _ = silent.accept()
     connection.recv(1)  # it waits for the answer from here on

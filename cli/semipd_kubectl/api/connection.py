@@ -26,6 +26,10 @@ PAGE = 500
 IN_POD = "KUBERNETES_SERVICE_HOST"  # set by the kubelet
 MERGE_PATCH = "application/merge-patch+json"
 POOL_SIZE = 32  # connections; as many requests run at once
+# An API server that is busy, or has just learned of a kind, says when to come back; client-go does so too.
+TOO_MANY = 429
+RETRIES = 10
+MAX_RETRY_S = 5.0
 _JSON = "application/json"
 
 Object = dict[str, Any]
@@ -126,6 +130,12 @@ class Connection:
             auth_settings=["BearerToken"],
         )
         try:
+            for _ in range(RETRIES):
+                response = self._client.call_api(*asked, _request_timeout=timeout).response
+                if response.status != TOO_MANY or "Retry-After" not in response.headers:
+                    return response
+                response.drain_conn()
+                time.sleep(min(_seconds(response.headers["Retry-After"]), MAX_RETRY_S))
             return self._client.call_api(*asked, _request_timeout=timeout).response
         except urllib3.exceptions.HTTPError as error:
             raise ApiError(f"cannot reach the API server at {self.server}: {_reason(error)}") from None
@@ -171,6 +181,10 @@ def _read(response: Any, path: str) -> bytes:
     except urllib3.exceptions.HTTPError as error:
         raise ApiError(f"the answer to {path} broke off: {_reason(error)}") from None
     return data
+
+
+def _seconds(retry_after: str) -> float:
+    return float(retry_after) if retry_after.isdecimal() else 1.0
 
 
 def _date_s(response: Any) -> float | None:

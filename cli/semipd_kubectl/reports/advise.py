@@ -99,10 +99,10 @@ def _why_none(mode: PartitionMode) -> str:
 def _follow_ups(
     view: ServiceView, mode: PartitionMode, requested: Split | None, advice: Advice | None
 ) -> list[FollowUp]:
-    """Pods carry `spec.partition`, so a change of it replaces them; the annotation moves them while they run."""
+    """Neither restarts a pod."""
     if mode is PartitionMode.STATIC:
         patch: dict[str, object] = {"spec": {"partition": {"mode": PartitionMode.ADVISORY.value}}}
-        what = "to be advised (replaces the pods)"
+        what = "to be advised"
         return [FollowUp(what=what, command=patch_command(view, patch))]
     if advice is None or advice.split == requested:
         return []
@@ -110,6 +110,6 @@ def _follow_ups(
     found = [FollowUp(what="to follow it now, with a pin", command=patch_command(view, pin))]
     if mode is PartitionMode.ADVISORY:
         auto: dict[str, object] = {"spec": {"partition": {"mode": PartitionMode.AUTO.value}}}
-        what = "to let the loop follow its own advice (replaces the pods)"
+        what = "to let the loop follow its own advice"
         found.append(FollowUp(what=what, command=patch_command(view, auto)))
     return found
