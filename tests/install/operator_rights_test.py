@@ -18,7 +18,7 @@ from operator_process import OperatorProcess, service_manifest, serving_agents
 from running_service import free_port
 
 from semipd_cluster.control_plane import ALONE
-from semipd_operator.kinds import WATCHED
+from semipd_operator.kinds import OPTIONAL, WATCHED
 from semipd_operator.plan.naming import labels
 
 pytestmark = [
@@ -46,6 +46,7 @@ OTHER_API = {  # of each watched kind, what a leftover of an earlier release wou
     "RoleBinding": "rbac.authorization.k8s.io/v1",
     "NetworkPolicy": "networking.k8s.io/v1",
     "PodDisruptionBudget": "policy/v1",
+    **{kind: f"{group}/v1" for kind, (group, _) in FOREIGN_KINDS.items()},
 }
 POD_TEMPLATE = {
     "metadata": {"labels": {"app": "left"}},
@@ -72,9 +73,11 @@ class Right(NamedTuple):
     resource: str  # with its subresource, as in a rule
 
 
-GIVEN_ON = {  # to agents, by the Roles that it creates: who creates a Role must hold what it grants
+GIVEN_ON = {  # to agents and proxies, by the Roles that it creates: who creates a Role must hold what it grants
     Right("get", "semipd.io", "semipdpartitions"),
     Right("patch", "semipd.io", "semipdpartitions/status"),
+    Right("list", "discovery.k8s.io", "endpointslices"),
+    Right("watch", "discovery.k8s.io", "endpointslices"),
 }
 
 
@@ -185,11 +188,14 @@ def test_what_its_role_gives_it_is_enough_and_is_used_to_the_last_verb(
     admin, audit = audited
     admin.create(service_manifest("chat", routing="InferencePool"))
     admin.create(service_manifest("nodes", placement="EveryNode"))
+    admin.create(service_manifest("asked", routing="Proxy"))
     for kind, name in (
         ("deployment", "chat"),
         ("daemonset", "nodes"),
         ("inferencepool", "chat"),
         ("podmonitor", "chat"),
+        ("role", "asked-proxy"),
+        ("deployment", "asked-proxy"),
     ):
         until(lambda kind=kind, name=name: admin.is_there(kind, name, "-n", "team-a"), f"the {kind} is there")
     ready_pod(admin, "chat", "chat-1", "team-a")
@@ -212,7 +218,7 @@ def replace_leftovers(admin: Kubectl) -> None:
         }
         admin.create(left)
         until(lambda kind=kind: not admin.is_there(kind, "left", "-n", "team-a"), f"the leftover {kind} goes")
-    assert set(OTHER_API) == set(WATCHED)
+    assert set(OTHER_API) == {*WATCHED, *OPTIONAL}
 
 
 def become_ready_twice(admin: Kubectl) -> None:
