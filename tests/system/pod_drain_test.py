@@ -115,7 +115,7 @@ async def test_a_rollout_behind_the_proxy_fails_no_request(
 ) -> None:
     prompts = some_prompts(60)
     async with proxied_pods(kubeconfig, tmp_path, f"file://{tiny_llama_dir}") as (proxy, pods, slices):
-        assert await proxy.metric('semipd_proxy_upstream_load_known{upstream="one"}') == 1
+        await proxy.until('semipd_proxy_upstream_load_known{upstream="one"}', 1)
         expected = await complete_through(proxy, pods[0], prompts, 0.0)
         assert [each.finish for each in expected] == ["length"] * len(prompts)
         load = asyncio.create_task(complete_through(proxy, pods[0], prompts, 0.25))
