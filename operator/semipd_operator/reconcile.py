@@ -119,8 +119,9 @@ class Reconciler:
         if encoded != self._world.services.get(key, {}).get("status"):
             if plan.scaling is not None and plan.scaling.replicas is not None:
                 status = await self._scaler.scale(key, service, status, plan.scaling)
-            else:
-                await self._applier.apply_status(key.name, key.namespace, encoded)
+            else:  # records are taken over from what was seen: where that is not the last word, they would be lost
+                version = None if plan.scaling is None else service.metadata.resource_version
+                await self._applier.apply_status(key.name, key.namespace, encoded, version)
             for transition in find_transitions(service.status, status):
                 await self._recorder.record(service, transition)
 
