@@ -8,7 +8,7 @@ import installation
 import pytest
 import tiny_model
 from cluster_under_test import REPOSITORY, ClusterUnderTest, cluster_under_test
-from kubectl import Kubectl
+from kubectl import Kubectl, wait_for
 
 NAMESPACE = "team-a"
 
@@ -33,8 +33,11 @@ def kubectl(installed: ClusterUnderTest, request: pytest.FixtureRequest) -> Iter
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
     installed.kubectl.apply(namespace)
-    yield replace(installed.kubectl, namespace=name)
-    installed.kubectl("delete", "namespace", name, "--timeout=120s", timeout_s=130)
+    kubectl = replace(installed.kubectl, namespace=name)
+    yield kubectl
+    kubectl("delete", "semipdservices", "--all")
+    wait_for(lambda: not kubectl.list("pods", "semipd.io/service"), "pods go with their service", 180)
+    installed.kubectl("delete", "namespace", name, "--wait=false")
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ import pytest
 import services
 import tiny_model
 from cluster_under_test import ClusterUnderTest
-from kubectl import Kubectl
+from kubectl import Kubectl, wait_for
 from steady_load import SteadyLoad, now_s, steady_load
 
 NAME = "tiny"
@@ -67,7 +67,7 @@ def manifest(routing: str, model: str) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(params=["Service"])
+@pytest.fixture(params=["Service", "Proxy"])
 def traffic(
     kubectl: Kubectl, installed: ClusterUnderTest, tiny_model_uri: str, request: pytest.FixtureRequest
 ) -> Iterator[Traffic]:
@@ -81,7 +81,8 @@ def traffic(
             for name, more in names.items()
         ]
         yield Traffic(kubectl, installed.operator_image, running)
-    kubectl("delete", "semipdservice", NAME, "--wait")
+    kubectl("delete", "semipdservice", NAME)
+    wait_for(lambda: not kubectl.list("pods", f"semipd.io/service={NAME}"), "pods go with their service", 180)
 
 
 def roll_outs(traffic: Traffic, installed: ClusterUnderTest) -> None:
@@ -98,11 +99,22 @@ def roll_outs(traffic: Traffic, installed: ClusterUnderTest) -> None:
         kubectl.patch("semipdclass", "cpu", {"spec": {"image": None}})
 
 
+def names(kubectl: Kubectl) -> set[str]:
+    return {pod["metadata"]["name"] for pod in services.pods(kubectl, NAME)}
+
+
 @pytest.mark.timeout(1800)
 def test_no_request_is_lost_by_any_change(traffic: Traffic, installed: ClusterUnderTest) -> None:
     kubectl = traffic.kubectl
     traffic.during("scale 2 -> 4", lambda: disruptions.scale(kubectl, NAME, 4), replicas=4)
     traffic.during("scale 4 -> 2", lambda: disruptions.scale(kubectl, NAME, 2))
+    traffic.during("an HPA asks for 3", lambda: disruptions.scale_by_hpa(kubectl, NAME, 3), replicas=3)
+    traffic.during("the HPA is edited to 2", lambda: disruptions.scale_by_hpa(kubectl, NAME, 2))
+    kubectl("delete", "hpa", NAME)
+    before = names(kubectl)
+    traffic.during("another split, fleet-wide", lambda: disruptions.pin(kubectl, NAME, 60, 100))
+    traffic.during("another SLO", lambda: disruptions.change_slo(kubectl, NAME, 4000))
+    assert names(kubectl) == before, "neither replaces a pod"
     traffic.during("a lane is killed", lambda: disruptions.kill_process(kubectl, NAME, disruptions.LANE))
     traffic.during(
         "the coordinator is killed", lambda: disruptions.kill_process(kubectl, NAME, disruptions.COORDINATOR)
