@@ -90,7 +90,7 @@ def roll_outs(traffic: Traffic, installed: ClusterUnderTest) -> None:
     kubectl, image = traffic.kubectl, installed.engine_image
     other = cluster_under_test.tag_image(image, "next")
     try:
-        traffic.during("another image", lambda: disruptions.roll_out(kubectl, other))
+        traffic.during("another image", lambda: disruptions.roll_out(kubectl, NAME, other))
         traffic.during(
             "an image, reverted half-way",
             lambda: disruptions.roll_out_and_revert(kubectl, NAME, image, other),
