@@ -53,7 +53,7 @@ test-api: $(SETUP) cluster-build ## the tests against a real API server alone
 	@$(RUN)/pytest $$(grep -rl --include='*_test.py' API_SERVER_IS_BUILT tests)
 
 e2e: $(SETUP) ## the demo, and semipd on a real Kubernetes: that of KUBECONFIG, else two nodes on this machine, as root
-	@$(RUN)/pytest e2e -s
+	@$(RUN)/pytest e2e -s $(E2E_FLAGS)
 
 # Needs no setup: the package of the cluster uses nothing but Python.
 CLUSTER = PYTHONPATH=e2e/cluster $(PYTHON) -m semipd_cluster

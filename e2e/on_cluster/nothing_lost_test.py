@@ -67,7 +67,7 @@ def manifest(routing: str, model: str) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(params=["Service", "Proxy"])
+@pytest.fixture(params=["Service", pytest.param("Proxy", marks=pytest.mark.long)])
 def traffic(
     kubectl: Kubectl, installed: ClusterUnderTest, tiny_model_uri: str, request: pytest.FixtureRequest
 ) -> Iterator[Traffic]:

@@ -30,7 +30,7 @@ from semipd_core.agent_config import (
 from semipd_core.partition import Isolation
 from semipd_core.telemetry import SloTargets
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 PR_SET_CHILD_SUBREAPER = 36
 _agent_pids: set[int] = set()
 PROGRAM = str(Path(__file__).with_name("agent_with_fakes.py"))
