@@ -48,6 +48,6 @@ def test_an_applied_service_becomes_ready_and_answers_through_its_service(
     wait_for(lambda: kubectl.get("pod", "ask")["status"]["phase"] == "Succeeded", "an answer", 120)
     answer = json.loads(kubectl("logs", "ask"))
     print(answer["choices"][0]["message"]["content"])
-    assert answer["usage"]["completion_tokens"] == 12
+    assert 0 < answer["usage"]["completion_tokens"] <= 12
     nodes = {pod["spec"]["nodeName"] for pod in kubectl.list("pods", "semipd.io/service=chat")}
     assert len(nodes) == 2, "the pods spread over the nodes"
