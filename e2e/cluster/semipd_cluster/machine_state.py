@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 from semipd_cluster import cgroups, network, packages
@@ -14,10 +15,19 @@ OWN_FILES = ("etcd", "pki", "node-*", "nodes.*", "volume-plugins", "*kubeconfig"
 
 def check() -> None:
     """Installs the packages that nodes need. Raises: ClusterError where no nodes can run."""
+    check_rights()
+    packages.ensure()
+
+
+def check_rights() -> None:
+    """Changes nothing. Raises: ClusterError where no nodes can run."""
     if os.geteuid() != 0:
         raise ClusterError("nodes have mounts and control groups of their own: only root may start them")
     cgroups.hierarchies()
-    packages.ensure()
+    command = ["unshare", "--mount", "--net", "--uts", "true"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise ClusterError(f"nodes need namespaces of their own: {done.stderr.strip()}")
 
 
 def remove_traces(directory: Path) -> None:
