@@ -23,7 +23,7 @@ from semipd_operator import kinds
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(not API_SERVER_IS_BUILT, reason="the API server is not built: make cluster-build"),
 ]
 
@@ -55,7 +55,7 @@ def operator(kubeconfig: Path, agents: Agents, tmp_path: Path) -> Iterator[Opera
 
 def until(cluster: Cluster, is_done: Callable[[], object], what: str) -> Any:
     """With time for a busy machine."""
-    return cluster.wait(is_done, what, timeout_s=120)
+    return cluster.wait(is_done, what, timeout_s=240)
 
 
 def deploy(cluster: Cluster, name: str, replicas: int, **autoscale: int) -> None:

@@ -118,7 +118,9 @@ def test_a_move_goes_to_one_pod_then_to_a_quarter_then_to_all(
             "a condition says so",
         )
         seen = stages(cluster, fleet, lambda: len(fleet.moved()) == 8, "all pods follow")
-        assert [*first, *seen[1:]][-3:] == [1, 2, 8]
+        counts = [*first, *seen[1:]]
+        after_one = counts[counts.index(1) :]
+        assert (after_one[1], after_one[-1]) == (2, 8), "the last step may be seen half-way"
         cluster.wait(lambda: "CanaryPassed" in reasons(cluster, "widens"), "it is recorded")
         status = cluster.status("widens")
         assert "canary" not in status
