@@ -5,6 +5,10 @@ from __future__ import annotations
 from semipd_cluster.control_plane import ControlPlane
 from semipd_cluster.kubeconfig import write_kubeconfig
 
+# Kubernetes' own 50 s are too short here: after an outage of 30 s, two cores that start the API server anew under load bring the
+# kubelets' heartbeats back later, and a node that is not ready takes the endpoints of all its pods away.
+NODE_GRACE_S = 120
+
 
 def build_commands(control_plane: ControlPlane) -> dict[str, list[str]]:
     """They serve no port: nothing asks them, and the machine's ports are not theirs."""
@@ -27,6 +31,7 @@ def build_commands(control_plane: ControlPlane) -> dict[str, list[str]]:
             f"--root-ca-file={authority.pair.certificate}",
             f"--cluster-signing-cert-file={authority.pair.certificate}",
             f"--cluster-signing-key-file={authority.pair.key}",
+            f"--node-monitor-grace-period={NODE_GRACE_S}s",
         ],
         "kube-scheduler": [],
     }
