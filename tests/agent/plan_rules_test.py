@@ -1,4 +1,4 @@
-"""What the agent does next, for one state of the world each; and what it never does, for any."""
+"""What the agent does next, for one state of the world each."""
 
 from __future__ import annotations
 
@@ -6,88 +6,28 @@ from dataclasses import replace
 from signal import SIGKILL, SIGTERM
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from engine_views import (
+    AT_40,
+    AT_80,
+    DEAD,
+    DECODE,
+    FORKED,
+    GREEN,
+    NEW,
+    OLD,
+    PREFILL,
+    STANDBY,
+    lane,
+    preparing,
+    summary,
+    swapping,
+    view,
+)
 
-from semipd_agent.supervision import actions, plan
-from semipd_agent.supervision.view import ChildView, EngineView, LaneStage, LaneView
-from semipd_core.partition import Isolation, Partition, Role
-from semipd_core.repartition import SERVING, Event, Phase, is_legal
-
-ALIVE = ChildView(is_alive=True)
-DEAD = ChildView()
-AT_80 = Partition(prefill_percent=80, decode_percent=100)
-AT_40 = Partition(prefill_percent=40, decode_percent=100)
-
-
-def lane(role: Role, percent: int, stage: LaneStage = LaneStage.ACTIVE, **changes: object) -> LaneView:
-    settings: dict[str, object] = {
-        "lane_id": f"{role}-{percent}",
-        "role": role,
-        "percent": percent,
-        "stage": stage,
-        "is_alive": True,
-        "granted_percent": None if stage is LaneStage.FORKED else percent,
-    }
-    return LaneView(**{**settings, **changes})  # type: ignore[arg-type]
-
-
-PREFILL, DECODE = lane(Role.PREFILL, 80), lane(Role.DECODE, 100)
-FORKED = lane(Role.PREFILL, 40, LaneStage.FORKED)
-STANDBY = lane(Role.PREFILL, 40, LaneStage.STANDBY)
-NEW = lane(Role.PREFILL, 40)
-OLD = replace(PREFILL, stage=LaneStage.RETIRED)
-
-
-def view(*lanes: LaneView, **changes: object) -> EngineView:
-    settings: dict[str, object] = {
-        "phase": Phase.STEADY,
-        "phase_age_s": 0.0,
-        "isolation": Isolation.MPS,
-        "partition": AT_80,
-        "goal": None,
-        "target": None,
-        "rejection": None,
-        "caps": None,
-        "memory": ALIVE,
-        "memory_ready": True,
-        "coordinator": ALIVE,
-        "coordinator_listening": True,
-        "connected": True,
-        "front_end": ALIVE,
-        "lanes": lanes,
-        "zygote_ready": True,
-    }
-    return EngineView(**{**settings, **changes})  # type: ignore[arg-type]
-
-
-def preparing(*lanes: LaneView, **changes: object) -> EngineView:
-    return view(*lanes, **{"phase": Phase.PREPARING, "target": AT_40, **changes})
-
-
-def swapping(*lanes: LaneView, **changes: object) -> EngineView:
-    return view(*lanes, **{"phase": Phase.SWAPPING, "target": AT_40, "partition": AT_40, **changes})
-
-
-def summary(action: actions.Action | None) -> tuple[object, ...]:
-    match action:
-        case None:
-            return ()
-        case actions.Advance(event=event):
-            return ("advance", event)
-        case actions.End(process=process, signal=number):
-            return ("end", process, number)
-        case actions.Fork(role=role, percent=percent):
-            return ("fork", role, percent)
-        case actions.Start(process=process):
-            return ("start", process)
-        case actions.SendSwap(lane_id=lane_id) | actions.ConfirmExit(lane_id=lane_id):
-            return (type(action).__name__, lane_id)
-        case _:
-            return (type(action).__name__,)
-
-
-GREEN = {"isolation": Isolation.GREEN_CONTEXT}
+from semipd_agent.supervision import plan
+from semipd_agent.supervision.view import EngineView, LaneStage
+from semipd_core.partition import Role
+from semipd_core.repartition import Event, Phase
 
 CASES = [
     pytest.param(view(PREFILL, DECODE), (), id="a steady engine needs nothing"),
@@ -335,104 +275,3 @@ CASES = [
 @pytest.mark.parametrize(("world", "expected"), CASES)
 def test_next_action(world: EngineView, expected: tuple[object, ...]) -> None:
     assert summary(plan.decide(world)) == expected
-
-
-def _children() -> st.SearchStrategy[ChildView]:
-    return st.builds(
-        ChildView,
-        is_alive=st.booleans(),
-        is_due=st.booleans(),
-        signalled=st.sampled_from([None, SIGTERM, SIGKILL]),
-        signalled_age_s=st.sampled_from([0.0, 10.0]),
-    )
-
-
-def _lanes() -> st.SearchStrategy[LaneView]:
-    return st.builds(
-        lane,
-        st.sampled_from([Role.PREFILL, Role.DECODE]),
-        st.sampled_from([40, 80, 100]),
-        st.sampled_from(LaneStage),
-        is_alive=st.booleans(),
-        granted_percent=st.sampled_from([None, 40, 80, 100]),
-        is_swap_sent=st.booleans(),
-        signalled=st.sampled_from([None, SIGTERM, SIGKILL]),
-        signalled_age_s=st.sampled_from([0.0, 10.0]),
-    )
-
-
-@st.composite
-def _worlds(draw: st.DrawFn) -> EngineView:
-    phase = draw(st.sampled_from(Phase))
-    is_switching = phase in (Phase.PREPARING, Phase.SWAPPING, Phase.RETIRING, Phase.ROLLING_BACK)
-    coordinator = draw(_children())
-    lanes = [
-        replace(item, lane_id=f"lane-{number}")
-        for number, item in enumerate(draw(st.lists(_lanes(), max_size=4)))
-    ]
-    return view(
-        *lanes,
-        phase=phase,
-        phase_age_s=draw(st.sampled_from([0.0, 30.0])),
-        isolation=draw(st.sampled_from([Isolation.MPS, Isolation.GREEN_CONTEXT])),
-        partition=draw(st.sampled_from([AT_80, AT_40])),
-        target=AT_40 if is_switching else None,
-        goal=draw(st.sampled_from([None, AT_40, AT_80])),
-        rejection=draw(st.sampled_from([None, "it died"])),
-        caps=draw(st.sampled_from([None, AT_80, AT_40])),
-        memory=draw(_children()),
-        memory_ready=draw(st.booleans()),
-        coordinator=coordinator,
-        connected=coordinator.is_alive and draw(st.booleans()),
-        front_end=draw(_children()),
-        zygote_ready=draw(st.booleans()),
-        is_draining=draw(st.booleans()),
-        is_ending=draw(st.booleans()),
-    )
-
-
-@given(_worlds())
-def test_in_any_world_the_action_is_legal_and_safe(world: EngineView) -> None:
-    """No event without a place, no signal to the dead, no lane and no coordinator beside a base that is not whole."""
-    match plan.decide(world):
-        case actions.Advance(event=event):
-            assert is_legal(world.phase, event)
-        case actions.End(process=name, signal=number):
-            named = {"memory": world.memory, "coordinator": world.coordinator, "frontend": world.front_end}
-            child = named.get(name) or next(item for item in world.lanes if item.lane_id == name)
-            assert child.is_alive
-            assert number is SIGTERM or child.signalled is SIGTERM
-        case actions.Fork():
-            assert world.memory.is_alive
-            assert world.connected
-            assert world.zygote_ready
-        case actions.Start(process="coordinator" | "memory"):
-            assert not any(item.is_alive for item in world.lanes)
-        case actions.SendSwap(lane_id=lane_id):
-            swapped = next(item for item in world.lanes if item.lane_id == lane_id)
-            assert swapped.is_alive
-            assert not swapped.is_swap_sent
-        case actions.ConfirmExit(lane_id=lane_id):
-            assert not next(item for item in world.lanes if item.lane_id == lane_id).is_alive
-        case _:
-            pass
-
-
-@given(_worlds())
-def test_an_engine_that_ends_or_failed_starts_nothing(world: EngineView) -> None:
-    if world.is_ending or world.phase is Phase.FAILED:
-        assert not isinstance(
-            plan.decide(world), (actions.Start, actions.Fork, actions.SendSwap, actions.Connect)
-        )
-
-
-@given(_worlds())
-def test_a_lost_base_is_noticed_wherever_lanes_serve(world: EngineView) -> None:
-    is_lost = not world.memory.is_alive or not world.coordinator.is_alive
-    if (
-        world.phase in SERVING
-        and is_lost
-        and not world.is_ending
-        and all(item.is_alive for item in world.lanes)
-    ):
-        assert summary(plan.decide(world)) == ("advance", Event.BASE_LOST)

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_server import API_SERVER_IS_BUILT, api_server_with_crds
+from api_server import API_SERVER_IS_BUILT
 from busy_engine import traffic
 from lightkube import ApiError
 from lightkube.generic_resource import create_global_resource
 from lightkube.types import PatchType
-from operator_process import NAMESPACE, Agents, Cluster, OperatorProcess, service_manifest, serving_agents
+from operator_process import NAMESPACE, Agents, Cluster, OperatorProcess, service_manifest
 from running_service import free_port
 
 from semipd_core.cluster.autoscale import UP_PERIOD_S
@@ -26,25 +26,6 @@ pytestmark = [
     pytest.mark.timeout(600),
     pytest.mark.skipif(not API_SERVER_IS_BUILT, reason="the API server is not built: make cluster-build"),
 ]
-
-
-@pytest.fixture(scope="module")
-def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with api_server_with_crds(tmp_path_factory.mktemp("api-server")) as path:
-        yield path
-
-
-@pytest.fixture(scope="module")
-def cluster(kubeconfig: Path) -> Iterator[Cluster]:
-    running = Cluster(kubeconfig)
-    yield running
-    running.client.close()
-
-
-@pytest.fixture(scope="module")
-def agents() -> Iterator[Agents]:
-    with serving_agents() as served:
-        yield served
 
 
 @pytest.fixture

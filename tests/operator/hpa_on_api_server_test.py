@@ -17,7 +17,7 @@ import yaml
 from api_server import API_SERVER_IS_BUILT, ROOT
 from busy_engine import traffic
 from lightkube.types import PatchType
-from operator_process import NAMESPACE, Agents, Cluster, OperatorProcess, service_manifest, serving_agents
+from operator_process import NAMESPACE, Agents, Cluster, OperatorProcess, service_manifest
 from running_service import free_port
 
 from semipd_cluster import build, controllers
@@ -74,12 +74,6 @@ def cluster(control_plane: ControlPlane) -> Iterator[Cluster]:
     found = Cluster(control_plane.kubeconfig)
     yield found
     found.client.close()
-
-
-@pytest.fixture(scope="module")
-def agents() -> Iterator[Agents]:
-    with serving_agents() as served:
-        yield served
 
 
 @pytest.fixture(scope="module")

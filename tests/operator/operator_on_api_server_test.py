@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_server import API_SERVER_IS_BUILT, api_server_with_crds
+from api_server import API_SERVER_IS_BUILT
 from installed import OPERATOR_NAMESPACE, operators_account
 from lightkube import AsyncClient, KubeConfig
-from operator_process import NAMESPACE, Agents, Cluster, OperatorProcess, service_manifest, serving_agents
+from operator_process import NAMESPACE, Agents, Cluster, OperatorProcess, service_manifest
 from running_service import free_port
 
 from semipd_core.slo import histogram
@@ -34,25 +34,6 @@ CHILDREN = (
     "PodDisruptionBudget",
     "Deployment",
 )
-
-
-@pytest.fixture(scope="module")
-def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with api_server_with_crds(tmp_path_factory.mktemp("api-server")) as path:
-        yield path
-
-
-@pytest.fixture(scope="module")
-def cluster(kubeconfig: Path) -> Iterator[Cluster]:
-    running = Cluster(kubeconfig)
-    yield running
-    running.client.close()
-
-
-@pytest.fixture(scope="module")
-def agents() -> Iterator[Agents]:
-    with serving_agents() as served:
-        yield served
 
 
 @pytest.fixture(scope="module")
