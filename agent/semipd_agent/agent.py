@@ -225,10 +225,9 @@ class Agent:
         for task in tasks:
             if task.done():
                 task.result()  # a defect: raise it, the data plane lives on and the next agent adopts it
-        if self.proxy is not None:
-            self.proxy.ask_to_end()
         await wait_for_open_requests(
             list(self.observers.values()),
+            self.proxy,
             self.config.drain_timeout_seconds,
             self._hurry,
             self.config.drain_lag_s,

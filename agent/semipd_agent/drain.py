@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from semipd_agent.observer import EngineObserver
+from semipd_agent.supervision.shared import SharedProcess
 from semipd_shell import log
 
 POLL_S = 0.1
@@ -15,25 +16,51 @@ _log = log.logger(__name__)
 
 
 async def wait_for_open_requests(
-    observers: Sequence[EngineObserver], timeout_s: float, hurry: asyncio.Event, lag_s: float = 0.0
+    observers: Sequence[EngineObserver],
+    proxy: SharedProcess | None,
+    timeout_s: float,
+    hurry: asyncio.Event,
+    lag_s: float = 0.0,
 ) -> None:
-    """Tell each front end to take no more after `lag_s`; return when all are idle, when time is up, or when `hurry` is set."""
+    """Take nothing new after `lag_s`; return when all are idle, when `timeout_s` more are over, or when `hurry` is set.
+
+    Behind a proxy it is the proxy that refuses: a front end that did would refuse what the proxy has taken and not yet passed on.
+    """
     _log.info("draining", timeout_s=timeout_s, lag_s=lag_s)
+    deadline_s = asyncio.get_running_loop().time() + lag_s + timeout_s
+    if proxy is not None:
+        proxy.ask_to_end()
+        await _until(_has_ended(proxy), deadline_s, hurry)
+        lag_s = 0.0
     await asyncio.gather(*(observer.front_end.drain(lag_s) for observer in observers))
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(hurry.wait(), lag_s)
-    try:
-        await asyncio.wait_for(_until_idle(observers, hurry), timeout_s)
-    except TimeoutError:
+    if not await _until(_are_idle(observers), deadline_s, hurry):
         _log.warning("requests are open at the end of the drain", timeout_s=timeout_s)
 
 
-async def _until_idle(observers: Sequence[EngineObserver], hurry: asyncio.Event) -> None:
-    while not hurry.is_set():
-        if not any(await asyncio.gather(*map(_open_requests, observers))):
-            return
+async def _until(is_done: Callable[[], Awaitable[bool]], deadline_s: float, hurry: asyncio.Event) -> bool:
+    """False: the time was over first."""
+    while not (hurry.is_set() or await is_done()):
+        if asyncio.get_running_loop().time() >= deadline_s:
+            return False
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(hurry.wait(), POLL_S)
+    return True
+
+
+def _has_ended(proxy: SharedProcess) -> Callable[[], Awaitable[bool]]:
+    async def is_done() -> bool:
+        return not proxy.child.is_alive
+
+    return is_done
+
+
+def _are_idle(observers: Sequence[EngineObserver]) -> Callable[[], Awaitable[bool]]:
+    async def is_done() -> bool:
+        return not any(await asyncio.gather(*map(_open_requests, observers)))
+
+    return is_done
 
 
 async def _open_requests(observer: EngineObserver) -> int:

@@ -99,13 +99,13 @@ async def proxied_pods(
 
 
 async def complete_through(
-    proxy: ClusterProxy, pod: RunningPod, prompts: list[list[int]], stagger_s: float
+    proxy: ClusterProxy, pod: RunningPod, prompts: list[list[int]], period_s: float
 ) -> list[Completion]:
-    """`pod` only reads the answers."""
+    """Six at once every `period_s`, so that a fast machine too has several open. `pod` only reads the answers."""
 
     async def one(number: int, prompt: list[int]) -> Completion:
-        await asyncio.sleep(number * stagger_s)
-        return await pod.complete(proxy.client, prompt, 40)
+        await asyncio.sleep(number // 6 * period_s)
+        return await pod.complete(proxy.client, prompt, 120)
 
     return await asyncio.gather(*(one(number, prompt) for number, prompt in enumerate(prompts)))
 
@@ -118,7 +118,7 @@ async def test_a_rollout_behind_the_proxy_fails_no_request(
         await proxy.until('semipd_proxy_upstream_load_known{upstream="one"}', 1)
         expected = await complete_through(proxy, pods[0], prompts, 0.0)
         assert [each.finish for each in expected] == ["length"] * len(prompts)
-        load = asyncio.create_task(complete_through(proxy, pods[0], prompts, 0.25))
+        load = asyncio.create_task(complete_through(proxy, pods[0], prompts, 1.5))
         await proxy.until('semipd_proxy_open_requests{upstream="one"}', 2)
         pods[0].up.send_signal(signal.SIGTERM)
         await proxy.until_upstreams("two")  # by the agent's word: the slice still says ready
@@ -135,7 +135,7 @@ async def test_a_pod_that_is_killed_costs_only_the_streams_that_had_a_token(
 ) -> None:
     prompts = some_prompts(40)
     async with proxied_pods(kubeconfig, tmp_path, f"file://{tiny_llama_dir}") as (proxy, pods, _):
-        load = asyncio.create_task(complete_through(proxy, pods[0], prompts, 0.1))
+        load = asyncio.create_task(complete_through(proxy, pods[0], prompts, 0.6))
         await proxy.until('semipd_proxy_open_requests{upstream="one"}', 2)
         pods[0].kill("frontend")
         found = await load
