@@ -54,6 +54,22 @@ class Trace:
         return self.between(0.0, self.middle_s), self.between(self.middle_s, self.duration_s)
 
 
+def repeat_second_half(trace: Trace, times: int) -> Trace:
+    """The traffic after the joint lasts `times` as long, the same requests over again."""
+    first, second = trace.halves()
+    again = (
+        replace(request, at_s=request.at_s + first.duration_s + number * second.duration_s)
+        for number in range(times)
+        for request in second.requests
+    )
+    return Trace(
+        name=trace.name,
+        requests=(*first.requests, *again),
+        duration_s=first.duration_s + times * second.duration_s,
+        joint_s=first.duration_s,
+    )
+
+
 def bundled_trace() -> Path:
     """Where the trace that ships with semipd lies."""
     return Path(str(resources.files("semipd_bench") / "traces" / BUNDLED))

@@ -17,10 +17,10 @@ class Wire(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     """Base of all report types."""
 
 
-class WindowSlot(Wire, frozen=True, kw_only=True):
+class WindowSlot(Wire, frozen=True, kw_only=True, omit_defaults=True):
     """Counts and histograms of one slot. A request is judged once: when it ends, or as soon as a miss is certain.
 
-    Histograms are sparse {bucket index: count} (`semipd_core.slo.histogram`).
+    Histograms are sparse {bucket index: count} (`semipd_core.slo.histogram`). Counts of 0 are left out on the wire.
     """
 
     start_s: int  # unix time, a multiple of SLOT_SECONDS
@@ -39,8 +39,11 @@ class WindowSlot(Wire, frozen=True, kw_only=True):
     tpot_ms: dict[int, int] = msgspec.field(default_factory=dict)
 
 
-class StepSample(Wire, frozen=True, kw_only=True):
-    """One executed step, for latency models. Wall time includes waiting for the device's arbiter."""
+class StepSample(Wire, frozen=True, kw_only=True, array_like=True):
+    """One executed step, for latency models. Wall time includes waiting for the device's arbiter.
+
+    An array on the wire, in this order: names would be most of a report, and of what an operator holds while agents hang.
+    """
 
     role: Role
     at_ns: int  # monotonic, when it ended

@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semipd_bench.trace import Limits, Trace, TraceRequest, bundled_trace, read_trace, scale
+from semipd_bench.trace import (
+    Limits,
+    Trace,
+    TraceRequest,
+    bundled_trace,
+    read_trace,
+    repeat_second_half,
+    scale,
+)
 from semipd_core.errors import InvalidSpec
 
 HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens"
@@ -125,3 +133,23 @@ def test_factors_of_one_change_nothing():
         scale(trace, length_factor=1, rate_factor=1, limits=Limits(prompt_min_tokens=1, output_min_tokens=1))
         == trace
     )
+
+
+def test_a_second_half_that_is_repeated_keeps_the_joint_and_its_own_gaps():
+    trace = read_trace(bundled_trace())
+    longer = repeat_second_half(trace, 3)
+    first, second = trace.halves()
+    assert longer.halves()[0] == first
+    assert (longer.joint_s, longer.duration_s) == (60, 240)
+    assert len(longer.requests) == len(first.requests) + 3 * len(second.requests)
+    for number in range(3):
+        start_s = 60 + 60 * number
+        again = longer.between(start_s, start_s + 60).requests
+        assert [round(r.at_s, 6) for r in again] == [round(r.at_s, 6) for r in second.requests]
+
+
+def test_a_second_half_played_once_is_the_trace():
+    trace = read_trace(bundled_trace())
+    again = repeat_second_half(trace, 1)
+    assert [round(r.at_s, 6) for r in again.requests] == [round(r.at_s, 6) for r in trace.requests]
+    assert again.halves()[0] == trace.halves()[0]

@@ -1,5 +1,6 @@
 """What is kept of an object, and which changes of it are news."""
 
+import json
 from copy import deepcopy
 
 import pytest
@@ -86,3 +87,20 @@ def test_a_partition_is_kept_as_it_is_read():
     assert kept["partition"].spec.decision_id == "cluster-1"
     assert kept["partition"].status.engines[0].granted.prefill_percent == 80
     assert kept["metadata"]["resourceVersion"] == "7"
+
+
+def read_twice(keep, found):
+    """As two objects of a fleet arrive: each in an answer of its own."""
+    return [keep(json.loads(json.dumps(found))) for _ in range(2)]
+
+
+def test_equal_words_of_two_pods_are_one_in_memory():
+    one, other = (pod["status"]["conditions"][0] for pod in read_twice(trim_pod, POD))
+    assert one["type"] is other["type"]
+    assert all(a is b for a, b in zip(one, other, strict=True)), "keys too"
+
+
+def test_equal_words_of_two_partitions_are_one_in_memory():
+    one, other = (found["partition"] for found in read_twice(trim_partition, PARTITION))
+    assert one.spec.decision_id is other.spec.decision_id
+    assert one.status.engines[0].name is other.status.engines[0].name

@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from semipd_cluster.errors import ClusterError
 
 PARENT = "semipd"
-CPUSET_FILES = ("cpuset.cpus", "cpuset.mems")
+CPUSET_CPUS = "cpuset.cpus"
+CPUSET_FILES = (CPUSET_CPUS, "cpuset.mems")
 REMOVAL_TIMEOUT_S = 20.0
 
 
@@ -35,14 +36,22 @@ def own_controllers() -> list[str]:
     return [controllers for number, controllers, _ in lines if number != "0"]
 
 
-def enter(node: str) -> None:
-    """Moves the calling process into the group of the node."""
+def enter(node: str, cpus: Sequence[int]) -> None:
+    """Moves the calling process into the group of the node, which has `cpus` and no others."""
     for hierarchy in hierarchies():
         parent = hierarchy / PARENT
         for group in (parent, parent / node):
             group.mkdir(exist_ok=True)
             _inherit_cpuset(group)
+        if (parent / node / CPUSET_CPUS).exists():
+            (parent / node / CPUSET_CPUS).write_text(",".join(map(str, cpus)))
         (parent / node / "cgroup.procs").write_text(str(os.getpid()))
+
+
+def share_of_cpus(index: int, nodes: int) -> list[int]:
+    """What node `index` (from 1) of `nodes` has of this machine's CPUs: its own where there are enough, as real nodes have."""
+    cpus = sorted(os.sched_getaffinity(0))
+    return cpus[index - 1 :: nodes] if len(cpus) >= nodes else cpus
 
 
 def _inherit_cpuset(group: Path) -> None:

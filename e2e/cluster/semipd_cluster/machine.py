@@ -54,6 +54,7 @@ class Machine:
     directory: str
     logs: str
     path: str  # PATH
+    cpus: list[int]
     services: list[Service]
 
 
@@ -64,7 +65,8 @@ def read_machine(text: str) -> Machine:
 
 def enter(configuration: str) -> None:
     """Does not return."""
-    cgroups.enter(read_machine(Path(configuration).read_text()).name)
+    machine = read_machine(Path(configuration).read_text())
+    cgroups.enter(machine.name, machine.cpus)
     inside = [sys.executable, "-m", MODULE, "run", configuration]
     os.execvp("unshare", ["unshare", *NAMESPACES, "--propagation", "private", "--", *inside])
 

@@ -19,22 +19,35 @@ _log = log.logger(__name__)
 
 def trim_pod(found: Object) -> Object:
     status = found.get("status", {})
+    kept = {
+        "podIP": status.get("podIP"),
+        "conditions": [
+            condition
+            for condition in status.get("conditions", [])
+            if condition.get("type") in ("Ready", "PodScheduled")
+        ],
+        "containerStatuses": [
+            {"state": each.get("state", {}), "lastState": each.get("lastState", {})}
+            for each in status.get("containerStatuses", [])
+        ],
+    }
     return {
         "metadata": _metadata(found, "uid", "deletionTimestamp"),
-        "spec": {"nodeName": found.get("spec", {}).get("nodeName")},
-        "status": {
-            "podIP": status.get("podIP"),
-            "conditions": [
-                condition
-                for condition in status.get("conditions", [])
-                if condition.get("type") in ("Ready", "PodScheduled")
-            ],
-            "containerStatuses": [
-                {"state": each.get("state", {}), "lastState": each.get("lastState", {})}
-                for each in status.get("containerStatuses", [])
-            ],
-        },
+        "spec": share_words({"nodeName": found.get("spec", {}).get("nodeName")}),
+        "status": share_words(kept),
     }
+
+
+def share_words(value: Any) -> Any:
+    """The same JSON, in which equal strings of all objects of a fleet are one in memory. Keys too: each answer brings its own."""
+    match value:
+        case str():
+            return sys.intern(value)
+        case dict():
+            return {sys.intern(key): share_words(each) for key, each in value.items()}
+        case list():
+            return [share_words(each) for each in value]
+    return value
 
 
 def trim_child(kind: str, found: Object) -> Object:
@@ -46,9 +59,9 @@ def trim_child(kind: str, found: Object) -> Object:
     }
     if kind in ("Deployment", "DaemonSet"):
         kept["spec"] = {"replicas": found.get("spec", {}).get("replicas", 1)}
-        kept["status"] = found.get("status", {})
+        kept["status"] = share_words(found.get("status", {}))
     if kind == "Service":
-        kept["selector"] = found.get("spec", {}).get("selector") or {}
+        kept["selector"] = share_words(found.get("spec", {}).get("selector") or {})
     return kept
 
 
@@ -62,7 +75,7 @@ def trim_partition(found: Object) -> Object:
             key: value for key, value in found["status"].items() if key != "lastHeartbeatTime"
         }
     try:
-        partition = codec.decode_partition(counted)
+        partition = codec.decode_partition(share_words(counted))
     except InvalidSpec as error:
         _log.warning("partition not read", name=metadata["name"], problem=str(error))
         partition = None
@@ -87,5 +100,8 @@ def _metadata(found: Object, *more: str) -> Object:
     """Of the labels only those that say whose it is: all of each object would be a tenth of the operator's memory."""
     metadata, names = found["metadata"], ("name", "namespace", "resourceVersion", *more)
     given = metadata.get("labels", {})
-    labels = {name: sys.intern(given[name]) for name in (SERVICE_LABEL, COMPONENT_LABEL) if name in given}
-    return {**{name: metadata[name] for name in names if name in metadata}, "labels": labels}
+    labels = {name: given[name] for name in (SERVICE_LABEL, COMPONENT_LABEL) if name in given}
+    shared: Object = share_words(
+        {name: metadata[name] for name in names if name in metadata} | {"labels": labels}
+    )
+    return shared

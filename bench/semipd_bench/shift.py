@@ -1,0 +1,122 @@
+"""`python -m semipd_bench.shift plan|run`: the bundled trace, whose traffic changes its kind in the middle, against any service.
+
+`plan` measures a service that nobody else uses, and prints as one JSON object how to scale the trace to it and which split to
+start from (`calibrate`). `run` replays the trace and prints a JSON object for each request as it ends, like `steady`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from semipd_bench.calibrate import Bounds, HalfPrediction, Scaling, plan_scaling
+from semipd_bench.load import Load, Target, open_client
+from semipd_bench.measure import measure_machine
+from semipd_bench.printed_load import run_printed
+from semipd_bench.trace import Limits, Trace, bundled_trace, read_trace, repeat_second_half, scale
+from semipd_core.telemetry import SloTargets
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0: no request failed; 1: one did. Raises: MeasurementFailed."""
+    arguments = _parse(argv)
+    target = Target(url=arguments.url, model=arguments.model, vocabulary_tokens=arguments.vocabulary)
+    return asyncio.run((_plan if arguments.command == "plan" else _run)(arguments, target))
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    service = argparse.ArgumentParser(add_help=False)
+    service.add_argument("--url", required=True, help="without /v1")
+    service.add_argument("--model", required=True)
+    service.add_argument("--vocabulary", type=int, required=True, help="token ids that the model has")
+    service.add_argument("--context-tokens", type=int, default=2048, help="of a prompt and its answer")
+    parser = argparse.ArgumentParser(prog="semipd_bench.shift", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    plan = commands.add_parser("plan", parents=[service])
+    plan.add_argument("--engines", type=int, required=True)
+    plan.add_argument("--ttft-ms", type=int, required=True)
+    plan.add_argument("--tpot-ms", type=int, required=True)
+    plan.add_argument("--percentile", type=int, default=90)
+    plan.add_argument("--prefill-min", type=int, default=20, help="percent")
+    plan.add_argument("--decode-min", type=int, default=20, help="percent")
+    plan.add_argument("--chunk-tokens", type=int, default=128, help="of a prefill step")
+    plan.add_argument("--max-rows", type=int, default=32, help="of a decode step")
+    run = commands.add_parser("run", parents=[service])
+    run.add_argument("--length-factor", type=float, required=True)
+    run.add_argument("--rate-factor", type=float, required=True)
+    run.add_argument("--second-half", type=int, default=1, help="how often it is played")
+    return parser.parse_args(argv)
+
+
+async def _plan(arguments: argparse.Namespace, target: Target) -> int:
+    machine = await measure_machine(
+        target,
+        engines=arguments.engines,
+        chunk_tokens=arguments.chunk_tokens,
+        max_rows=arguments.max_rows,
+        say=lambda line: print(line, file=sys.stderr),
+    )
+    percentile = arguments.percentile
+    scaling = plan_scaling(
+        machine,
+        read_trace(bundled_trace()),
+        SloTargets(
+            ttft_percentile=percentile,
+            ttft_ms=arguments.ttft_ms,
+            tpot_percentile=percentile,
+            tpot_ms=arguments.tpot_ms,
+        ),
+        Bounds(prefill_min_percent=arguments.prefill_min, decode_min_percent=arguments.decode_min),
+        _limits(arguments),
+    )
+    print(json.dumps(describe_scaling(scaling)))
+    return 0
+
+
+def describe_scaling(scaling: Scaling) -> dict[str, object]:
+    return {
+        "isMet": scaling.is_met,
+        "lengthFactor": scaling.length_factor,
+        "rateFactor": scaling.rate_factor,
+        "requests": scaling.requests,
+        "start": _split(scaling.first),
+        "better": _split(scaling.better),
+        "message": scaling.message,
+        "machine": asdict(scaling.machine),
+    }
+
+
+def _split(prediction: HalfPrediction) -> str:
+    """As a pin is written."""
+    return f"{prediction.partition.prefill_percent}/{prediction.partition.decode_percent}"
+
+
+async def _run(arguments: argparse.Namespace, target: Target) -> int:
+    trace = _trace(arguments)
+    about = {"startedS": time.time(), "jointS": trace.middle_s, "durationS": trace.duration_s}
+    print(json.dumps(about), flush=True)
+    async with open_client(target) as client:
+        return await run_printed(Load(target, seed="shift", clock=time.monotonic), client, trace.requests)
+
+
+def _trace(arguments: argparse.Namespace) -> Trace:
+    scaled = scale(
+        read_trace(bundled_trace()),
+        length_factor=arguments.length_factor,
+        rate_factor=arguments.rate_factor,
+        limits=_limits(arguments),
+    )
+    return repeat_second_half(scaled, arguments.second_half)
+
+
+def _limits(arguments: argparse.Namespace) -> Limits:
+    return Limits(context_tokens=arguments.context_tokens)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
