@@ -16,6 +16,7 @@ from semipd_cluster.errors import ClusterError
 PARENT = "semipd"
 CPUSET_CPUS = "cpuset.cpus"
 CPUSET_FILES = (CPUSET_CPUS, "cpuset.mems")
+POD_GROUPS = ("kubepods/besteffort", "kubepods/burstable", "kubepods")  # children first: theirs must be a part of it
 REMOVAL_TIMEOUT_S = 20.0
 
 
@@ -36,22 +37,14 @@ def own_controllers() -> list[str]:
     return [controllers for number, controllers, _ in lines if number != "0"]
 
 
-def enter(node: str, cpus: Sequence[int]) -> None:
-    """Moves the calling process into the group of the node, which has `cpus` and no others."""
+def enter(node: str) -> None:
+    """Moves the calling process into the group of the node."""
     for hierarchy in hierarchies():
         parent = hierarchy / PARENT
         for group in (parent, parent / node):
             group.mkdir(exist_ok=True)
             _inherit_cpuset(group)
-        if (parent / node / CPUSET_CPUS).exists():
-            (parent / node / CPUSET_CPUS).write_text(",".join(map(str, cpus)))
         (parent / node / "cgroup.procs").write_text(str(os.getpid()))
-
-
-def share_of_cpus(index: int, nodes: int) -> list[int]:
-    """What node `index` (from 1) of `nodes` has of this machine's CPUs: its own where there are enough, as real nodes have."""
-    cpus = sorted(os.sched_getaffinity(0))
-    return cpus[index - 1 :: nodes] if len(cpus) >= nodes else cpus
 
 
 def _inherit_cpuset(group: Path) -> None:
@@ -59,6 +52,21 @@ def _inherit_cpuset(group: Path) -> None:
     for name in CPUSET_FILES:
         if (group / name).exists():
             (group / name).write_text((group.parent / name).read_text())
+
+
+def confine_pods(node: str, cpus: Sequence[int]) -> None:
+    """Pods of the node that is Ready run on `cpus`. The kubelet itself takes all that the machine has for its own."""
+    for hierarchy in hierarchies():
+        for group in POD_GROUPS:
+            file = hierarchy / PARENT / node / group / CPUSET_CPUS
+            if file.exists():
+                file.write_text(",".join(map(str, cpus)))
+
+
+def share_of_cpus(index: int, nodes: int) -> list[int]:
+    """Of this machine's CPUs, for pods of node `index` (from 1): its own where there are enough, as real nodes have."""
+    cpus = sorted(os.sched_getaffinity(0))
+    return cpus[index - 1 :: nodes] if len(cpus) >= nodes else cpus
 
 
 def remove() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from semipd_cluster import build, controllers, dns, images, machine_lock, machine_state, network
+from semipd_cluster import build, cgroups, controllers, dns, images, machine_lock, machine_state, network
 from semipd_cluster.api import kubectl
 from semipd_cluster.control_plane import WITH_NODES, ControlPlane
 from semipd_cluster.kubeconfig import write_kubeconfig
@@ -99,8 +99,9 @@ class Cluster:
             self.directory / "pause.tar", PAUSE_IMAGE, {"pause": self.programs / build.PAUSE}, ["/pause"]
         )
         self.import_images([pause])
-        for node in self.nodes:
+        for index, node in enumerate(self.nodes, 1):
             node.wait_until_ready()
+            cgroups.confine_pods(node.name, cgroups.share_of_cpus(index, self.node_count))
             self._advertise_gpus(node)
         wait_until(dns.is_ready, "cluster DNS answers", DNS_TIMEOUT_S, coredns)
         self._write_state()

@@ -54,7 +54,6 @@ class Machine:
     directory: str
     logs: str
     path: str  # PATH
-    cpus: list[int]
     services: list[Service]
 
 
@@ -65,8 +64,7 @@ def read_machine(text: str) -> Machine:
 
 def enter(configuration: str) -> None:
     """Does not return."""
-    machine = read_machine(Path(configuration).read_text())
-    cgroups.enter(machine.name, machine.cpus)
+    cgroups.enter(read_machine(Path(configuration).read_text()).name)
     inside = [sys.executable, "-m", MODULE, "run", configuration]
     os.execvp("unshare", ["unshare", *NAMESPACES, "--propagation", "private", "--", *inside])
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from semipd_cluster import cgroups, network
+from semipd_cluster import network
 from semipd_cluster.control_plane import ControlPlane
 from semipd_cluster.errors import ClusterError
 from semipd_cluster.kubeconfig import write_kubeconfig
@@ -66,7 +66,7 @@ def check_is_visible(path: Path) -> None:
 def running_node(index: int, nodes: int, control_plane: ControlPlane) -> Iterator[Node]:
     """Starts without waiting for anything but the node's namespaces."""
     name = network.node_name(index)
-    configuration = _write_files(index, nodes, control_plane)
+    configuration = _write_files(index, control_plane)
     command = python_module(MODULE, "enter", str(configuration))
     with running(name, command, control_plane.logs, stdin=subprocess.PIPE) as process:
         pid = process.popen.pid
@@ -85,7 +85,7 @@ def _has_own_network(pid: int) -> bool:
         return False
 
 
-def _write_files(index: int, nodes: int, control_plane: ControlPlane) -> Path:
+def _write_files(index: int, control_plane: ControlPlane) -> Path:
     """The machine's configuration, and every file that it names."""
     name = network.node_name(index)
     paths = _issue(index, control_plane)
@@ -99,7 +99,6 @@ def _write_files(index: int, nodes: int, control_plane: ControlPlane) -> Path:
         directory=str(paths.directory),
         logs=str(control_plane.logs),
         path=f"{control_plane.programs}:{SYSTEM_PATH}",
-        cpus=cgroups.share_of_cpus(index, nodes),
         services=build_services(index, paths),
     )
     configuration = paths.directory / "machine.json"
