@@ -16,7 +16,11 @@ from semipd_cluster.errors import ClusterError
 PARENT = "semipd"
 CPUSET_CPUS = "cpuset.cpus"
 CPUSET_FILES = (CPUSET_CPUS, "cpuset.mems")
-POD_GROUPS = ("kubepods/besteffort", "kubepods/burstable", "kubepods")  # children first: theirs must be a part of it
+POD_GROUPS = (
+    "kubepods/besteffort",
+    "kubepods/burstable",
+    "kubepods",
+)  # children first: theirs must be a part of it
 REMOVAL_TIMEOUT_S = 20.0
 
 
