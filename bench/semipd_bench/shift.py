@@ -42,6 +42,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     plan.add_argument("--ttft-ms", type=int, required=True)
     plan.add_argument("--tpot-ms", type=int, required=True)
     plan.add_argument("--percentile", type=int, default=90)
+    plan.add_argument(
+        "--slo-factors",
+        type=float,
+        nargs="+",
+        default=[1.0],
+        help="of both targets; the first with which the replay can show a policy at work is taken",
+    )
     plan.add_argument("--prefill-min", type=int, default=20, help="percent")
     plan.add_argument("--decode-min", type=int, default=20, help="percent")
     plan.add_argument("--chunk-tokens", type=int, default=128, help="of a prefill step")
@@ -61,26 +68,31 @@ async def _plan(arguments: argparse.Namespace, target: Target) -> int:
         max_rows=arguments.max_rows,
         say=lambda line: print(line, file=sys.stderr),
     )
-    percentile = arguments.percentile
-    scaling = plan_scaling(
-        machine,
-        read_trace(bundled_trace()),
-        SloTargets(
-            ttft_percentile=percentile,
-            ttft_ms=arguments.ttft_ms,
-            tpot_percentile=percentile,
-            tpot_ms=arguments.tpot_ms,
-        ),
-        Bounds(prefill_min_percent=arguments.prefill_min, decode_min_percent=arguments.decode_min),
-        _limits(arguments),
-    )
-    print(json.dumps(describe_scaling(scaling)))
+    trace, limits = read_trace(bundled_trace()), _limits(arguments)
+    bounds = Bounds(prefill_min_percent=arguments.prefill_min, decode_min_percent=arguments.decode_min)
+    for factor in arguments.slo_factors:
+        slo = _targets(arguments, factor)
+        scaling = plan_scaling(machine, trace, slo, bounds, limits)
+        if scaling.is_met:
+            break
+    print(json.dumps(describe_scaling(scaling, slo)))
     return 0
 
 
-def describe_scaling(scaling: Scaling) -> dict[str, object]:
+def _targets(arguments: argparse.Namespace, factor: float) -> SloTargets:
+    return SloTargets(
+        ttft_percentile=arguments.percentile,
+        ttft_ms=round(factor * arguments.ttft_ms),
+        tpot_percentile=arguments.percentile,
+        tpot_ms=round(factor * arguments.tpot_ms),
+    )
+
+
+def describe_scaling(scaling: Scaling, slo: SloTargets) -> dict[str, object]:
     return {
         "isMet": scaling.is_met,
+        "ttftMs": slo.ttft_ms,
+        "tpotMs": slo.tpot_ms,
         "lengthFactor": scaling.length_factor,
         "rateFactor": scaling.rate_factor,
         "requests": scaling.requests,

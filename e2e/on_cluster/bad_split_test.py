@@ -47,12 +47,12 @@ def asked(kubectl: Kubectl) -> dict[str, int]:
     """Prefill percent by pod."""
     return {
         each["metadata"]["name"]: each["spec"]["target"]["prefillPercent"]
-        for each in kubectl.list("semipdpartitions", f"semipd.io/service={NAME}")
+        for each in kubectl.list("SemiPDPartition", f"semipd.io/service={NAME}")
     }
 
 
 def status(kubectl: Kubectl) -> dict[str, Any]:
-    found: dict[str, Any] = kubectl.get("semipdservice", NAME)["status"]
+    found: dict[str, Any] = kubectl.get("SemiPDService", NAME)["status"]
     return found
 
 

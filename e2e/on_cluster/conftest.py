@@ -36,7 +36,7 @@ def kubectl(installed: ClusterUnderTest, request: pytest.FixtureRequest) -> Iter
     kubectl = replace(installed.kubectl, namespace=name)
     yield kubectl
     kubectl("delete", "semipdservices", "--all")
-    wait_for(lambda: not kubectl.list("pods", "semipd.io/service"), "pods go with their service", 180)
+    wait_for(lambda: not kubectl.list("Pod", "semipd.io/service"), "pods go with their service", 180)
     installed.kubectl("delete", "namespace", name, "--wait=false")
 
 

@@ -45,9 +45,9 @@ def test_an_applied_service_becomes_ready_and_answers_through_its_service(
     print(f"from apply to Ready: {time.monotonic() - started_s:.1f} s")
     print(kubectl("get", "semipdservices"))
     kubectl.apply(asking_pod(installed.operator_image))
-    wait_for(lambda: kubectl.get("pod", "ask")["status"]["phase"] == "Succeeded", "an answer", 120)
+    wait_for(lambda: kubectl.get("Pod", "ask")["status"]["phase"] == "Succeeded", "an answer", 120)
     answer = json.loads(kubectl("logs", "ask"))
     print(answer["choices"][0]["message"]["content"])
     assert 0 < answer["usage"]["completion_tokens"] <= 12
-    nodes = {pod["spec"]["nodeName"] for pod in kubectl.list("pods", "semipd.io/service=chat")}
+    nodes = {pod["spec"]["nodeName"] for pod in kubectl.list("Pod", "semipd.io/service=chat")}
     assert len(nodes) == 2, "the pods spread over the nodes"

@@ -82,7 +82,7 @@ def traffic(
         ]
         yield Traffic(kubectl, installed.operator_image, running)
     kubectl("delete", "semipdservice", NAME)
-    wait_for(lambda: not kubectl.list("pods", f"semipd.io/service={NAME}"), "pods go with their service", 180)
+    wait_for(lambda: not kubectl.list("Pod", f"semipd.io/service={NAME}"), "pods go with their service", 180)
 
 
 def roll_outs(traffic: Traffic, installed: ClusterUnderTest) -> None:
@@ -96,7 +96,7 @@ def roll_outs(traffic: Traffic, installed: ClusterUnderTest) -> None:
             lambda: disruptions.roll_out_and_revert(kubectl, NAME, image, other),
         )
     finally:
-        kubectl.patch("semipdclass", "cpu", {"spec": {"image": None}})
+        kubectl.patch("SemiPDClass", "cpu", {"spec": {"image": None}})
 
 
 def names(kubectl: Kubectl) -> set[str]:
@@ -126,7 +126,7 @@ def test_no_request_is_lost_by_any_change(traffic: Traffic, installed: ClusterUn
     if installed.is_ours:
         traffic.during("the API server is killed", lambda: disruptions.break_api_server(kubectl))
         roll_outs(traffic, installed)
-        node = kubectl.list("nodes")[0]["metadata"]["name"]
+        node = kubectl.list("Node")[0]["metadata"]["name"]
         traffic.during("a node is drained", lambda: disruptions.drain_node(kubectl, node))
         kubectl("uncordon", node)
     counts = [load.stop() for load in traffic.loads]
