@@ -135,8 +135,7 @@ def assert_one_pod_first(moves: Sequence[Sequence[Any]], kubectl: Kubectl) -> No
     first, second = moves[0]
     assert first.pod != second.pod
     assert second.at_s - first.at_s > ROUND_SECONDS
-    events = kubectl("get", "events.events.k8s.io", "--output=jsonpath={.items[*].reason}").split()
-    assert {"CanaryStarted", "SplitMoved"} <= set(events)
+    assert {"CanaryStarted", "SplitMoved"} <= {event["reason"] for event in kubectl.list("Event")}
 
 
 @pytest.mark.timeout(1200)
