@@ -126,6 +126,29 @@ def test_what_a_class_changes() -> None:
     assert (initial.prefill_percent, initial.decode_percent) == (70, 90)
 
 
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        pytest.param({}, (5, 90, 10, 100), id="a class that says nothing"),
+        pytest.param({"prefillMaxPercent": 60}, (5, 60, 10, 100), id="one that says one thing"),
+    ],
+)
+def test_bounds_are_cut_by_what_the_class_says_alone(
+    limits: dict[str, int], expected: tuple[int, ...]
+) -> None:
+    own = {"prefillMinPercent": 5, "prefillMaxPercent": 90, "decodeMinPercent": 10}
+    asked = observed(service=service(partition={"bounds": own}))
+    effective = admit(asked, [service_class(default=True, bounds=limits)], INSTALLATION, 0).effective
+    assert effective is not None
+    bounds = effective.spec.partition.bounds
+    assert (
+        bounds.prefill_min_percent,
+        bounds.prefill_max_percent,
+        bounds.decode_min_percent,
+        bounds.decode_max_percent,
+    ) == expected
+
+
 def test_without_an_image_of_its_class_a_service_gets_that_of_the_operators_release() -> None:
     effective = admit(observed(), [], INSTALLATION, 0).effective
     assert effective is not None

@@ -62,6 +62,14 @@ class ShareBounds:
 
 
 @wire
+class AllowedShares(ShareBounds):
+    """What the bounds of services are cut to: nothing is, where nothing is said."""
+
+    prefill_min_percent: Percent = 1
+    decode_min_percent: Percent = 1
+
+
+@wire
 class LocalRef:
     """An object in the same namespace (a class is found cluster-wide)."""
 

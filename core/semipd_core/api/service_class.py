@@ -7,7 +7,7 @@ from dataclasses import field
 from typing import Literal
 
 from semipd_core.api.conditions import Condition
-from semipd_core.api.fields import Count, Device, DnsSubdomain, NonEmpty, Positive, ShareBounds
+from semipd_core.api.fields import AllowedShares, Count, Device, DnsSubdomain, NonEmpty, Positive
 from semipd_core.api.metadata import ObjectMeta
 from semipd_core.api.wire import wire
 from semipd_core.partition import Isolation
@@ -20,7 +20,7 @@ class ClassSpec:
     image: NonEmpty | None = None  # None: the operator's own release
     device: Device = Device.CUDA  # of services with `device: Auto`
     allowed_isolations: tuple[Isolation, ...] = tuple(Isolation)
-    bounds: ShareBounds = field(default_factory=ShareBounds)  # a service's bounds are cut to these
+    bounds: AllowedShares = field(default_factory=AllowedShares)  # a service's bounds are cut to these
     max_switches_per_hour: Positive = 12  # of each engine's band
     gpu_budget: Count | None = None  # GPUs of the class's services in one namespace; None: no limit
     node_selector: Mapping[str, str] = field(default_factory=dict)
