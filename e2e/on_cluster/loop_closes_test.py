@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ OUT = REPOSITORY / "out" / "e2e" / "loop-closes"
 TTFT_MS, TPOT_MS = 2000, 225  # as in the example; on a slower machine a multiple of both
 SLO_FACTORS = ("1", "1.5", "2.5", "4")
 DECODE_MIN_PERCENT = 20
+PODS = 2
 SECOND_HALF = 3  # times 60 s: the canary, its judgement, and then some
 REPLAY_TIMEOUT_S = 400
 SWITCH_S = 10.0  # until requests are all of the new split
@@ -41,7 +43,7 @@ def manifest() -> dict[str, Any]:
         "spec": {
             "model": {"uri": f"builtin://{MODEL}"},
             "routing": "Proxy",
-            "replicas": 2,
+            "replicas": PODS,
             "slo": slo(1, 1),
             "partition": {"bounds": {"decodeMinPercent": DECODE_MIN_PERCENT}},
         },
@@ -95,7 +97,7 @@ def measured_and_started(kubectl: Kubectl, image: str, served: ServedModel) -> d
     """The plan of the replay; the service then runs at its start, and its loop is free."""
     targets = [f"--ttft-ms={TTFT_MS}", f"--tpot-ms={TPOT_MS}", "--slo-factors", *SLO_FACTORS]
     bounds = [f"--decode-min={DECODE_MIN_PERCENT}"]
-    plan = plan_replay(kubectl, image, served, ["--engines=2", *bounds, *targets])
+    plan = plan_replay(kubectl, image, served, [f"--engines={PODS}", *bounds, *targets])
     kubectl.patch("SemiPDService", NAME, {"spec": {"slo": slo(plan["ttftMs"], plan["tpotMs"])}})
     prefill, decode = map(int, plan["start"].split("/"))
     disruptions.pin(kubectl, NAME, prefill, decode)
@@ -131,6 +133,10 @@ def assert_granted_as_requested(kubectl: Kubectl) -> None:
                 assert low <= engine["granted"][f"{role}Percent"] <= high
 
 
+def is_followed(moves: Sequence[Sequence[Asked]]) -> bool:
+    return bool(moves) and len(moves[0]) == PODS
+
+
 def assert_one_pod_first(first_move: Sequence[Asked], kubectl: Kubectl) -> None:
     """No band beside the start's had been proven: the second pod was asked once the first had been judged."""
     first, second = first_move
@@ -162,9 +168,16 @@ def test_the_split_follows_the_traffic_in_one_pod_first_and_attainment_recovers(
         watched_splits(kubectl, NAME) as asked,
         running_replay(kubectl, installed.operator_image, served, plan, SECOND_HALF) as replay,
     ):
+        joint_s = Replayed(plan, replay.lines()).joint_s
+        wait_for(
+            lambda: is_followed(asked.moves(joint_s)) or replay.is_over(),
+            "all pods follow a move",
+            REPLAY_TIMEOUT_S,
+        )
+        time.sleep(2 * ROUND_SECONDS)
+        explained = explain(kubectl)
         wait_for(replay.is_over, "the replay is over", REPLAY_TIMEOUT_S)
         replayed = Replayed(plan, replay.lines())
-    explained = explain(kubectl)
     write_logs(kubectl, OUT)
     (OUT / "replay.json").write_text(json.dumps([plan, replayed.lines]))
     show(replayed, asked, explained)
