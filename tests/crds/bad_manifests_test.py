@@ -73,6 +73,8 @@ CONDITION = {
 }
 SERVICE_STATUS = {
     "observedGeneration": 3,
+    "mode": "Auto",
+    "placement": "Replicas",
     "replicas": 2,
     "readyReplicas": 1,
     "updatedReplicas": 2,

@@ -138,6 +138,7 @@ def test_the_number_of_pods_is_scaled(chat: Manifest) -> None:
 
 def test_a_service_is_shown(chat: Manifest) -> None:
     status = {
+        "mode": "Auto",
         "granted": SPLIT,
         "slo": {"attainmentPermille": 973, "ttftMilliseconds": 380, "tpotMilliseconds": 41},
         "conditions": [CONDITION, CONDITION | {"type": "SLOMet", "status": "True", "reason": "Met"}],
@@ -156,6 +157,7 @@ def test_a_service_is_shown(chat: Manifest) -> None:
     shown = [
         "crd-contract",
         "builtin://smollm2-135m",
+        "Auto",
         "80",
         "100",
         "380",

@@ -231,6 +231,8 @@ class SloStatus:
 @wire
 class ServiceStatus:
     observed_generation: int | None = None
+    mode: PartitionMode | None = None  # in force: the default too, and the old one while the class refuses the spec
+    placement: Placement | None = None  # likewise
     replicas: Count | None = None
     ready_replicas: Count | None = None
     updated_replicas: Count | None = None
