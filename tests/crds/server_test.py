@@ -90,6 +90,29 @@ def test_a_bad_manifest_is_refused(bad: Bad) -> None:
         ),
         pytest.param("SemiPDService", {"spec.resources": {"cpu": 2, "memory": ".5Gi"}}, id="quantities"),
         pytest.param("SemiPDService", {"spec.model.uri": "hf://a/b@refs/pr/1"}, id="a revision"),
+        pytest.param(
+            "SemiPDService", {"spec.model.uri": "pvc://claim/mod\u00e8le"}, id="a path that is no ASCII"
+        ),
+        pytest.param(
+            "SemiPDService",
+            {
+                "spec.scheduling": {
+                    "nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-H200", "pool": ""},
+                    "tolerations": [
+                        {"operator": "Exists"},
+                        {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"},
+                        {
+                            "key": "maintenance",
+                            "operator": "Exists",
+                            "effect": "NoExecute",
+                            "tolerationSeconds": 30,
+                        },
+                    ],
+                    "imagePullSecrets": [{"name": "a"}, {"name": "b"}],
+                }
+            },
+            id="where its pods may run",
+        ),
         pytest.param("SemiPDService", {"spec.model.uri": "image://r.io:5000/m@sha256:0"}, id="an image"),
     ],
 )
