@@ -15,6 +15,7 @@ from semipd_core.api.service import CanaryStage, CanaryStatus, DecisionRecord, S
 from semipd_core.cluster.rollout import LONGEST_WINDOW_S
 from semipd_core.policies.decision import Reason
 from semipd_core.telemetry import EngineReport
+from semipd_kubectl.draw.advise import draw_advice
 from semipd_kubectl.draw.explain import draw_explanation
 from semipd_kubectl.draw.lines import open_console
 from semipd_kubectl.draw.status import draw_service
@@ -28,6 +29,7 @@ from semipd_kubectl.observe.objects import (
     ServiceView,
     Windows,
 )
+from semipd_kubectl.reports.advise import build_advice
 from semipd_kubectl.reports.explain import build_explanation
 from semipd_kubectl.reports.live import build_live, build_top
 from semipd_kubectl.reports.reasons import MEANINGS, meaning_of
@@ -307,3 +309,18 @@ def test_json_has_the_trial_as_the_status_has_it() -> None:
 )
 def test_what_is_left_of_a_time(time: str | None, words: str | None) -> None:
     assert left(time, NOW_S) == words
+
+
+def test_a_split_on_trial_is_not_advised_to_be_pinned_into_all_pods() -> None:
+    decided = DecisionRecord(
+        time=NOW,
+        decision_id=MOVE_ID,
+        partition=PartitionSplit(prefill_percent=50, decode_percent=100),
+        reason="TPOTMissed",
+        message="first to chat-1, 1 of 3 pods",
+    )
+    found = build_advice(view(canary(), decisions=(decided,)))
+    assert (str(found.advised), found.held_by, found.follow) == ("50/100", "Canary", [])
+    assert "Move to 50/100 (TPOTMissed, on trial: see explain)" in text_of(draw_advice(found, NOW_S))
+    elsewhere = build_advice(view(None, decisions=(decided,)))
+    assert [each.what for each in elsewhere.follow] == ["to follow it now, with a pin"]
