@@ -11,6 +11,9 @@ from semipd_agent.supervision.shared import SharedProcess
 from semipd_shell import log
 
 POLL_S = 0.1
+QUIET_S = (
+    1.0  # a front end closes idle connections within that after the lag, and answers what has come until then
+)
 
 _log = log.logger(__name__)
 
@@ -22,9 +25,9 @@ async def wait_for_open_requests(
     hurry: asyncio.Event,
     lag_s: float = 0.0,
 ) -> None:
-    """Take nothing new after `lag_s`; return when all are idle, when `timeout_s` more are over, or when `hurry` is set.
+    """Take no connections after `lag_s`; return when all are idle, when `timeout_s` more are over, or when `hurry` is set.
 
-    Behind a proxy it is the proxy that refuses: a front end that did would refuse what the proxy has taken and not yet passed on.
+    Behind a proxy it is the proxy that closes: a front end that did would refuse what the proxy has taken and not yet passed on.
     """
     _log.info("draining", timeout_s=timeout_s, lag_s=lag_s)
     deadline_s = asyncio.get_running_loop().time() + lag_s + timeout_s
@@ -35,7 +38,7 @@ async def wait_for_open_requests(
     await asyncio.gather(*(observer.front_end.drain(lag_s) for observer in observers))
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(hurry.wait(), lag_s)
-    if not await _until(_are_idle(observers), deadline_s, hurry):
+    if not await _until(_are_idle(observers, QUIET_S if lag_s else 0.0), deadline_s, hurry):
         _log.warning("requests are open at the end of the drain", timeout_s=timeout_s)
 
 
@@ -56,9 +59,17 @@ def _has_ended(proxy: SharedProcess) -> Callable[[], Awaitable[bool]]:
     return is_done
 
 
-def _are_idle(observers: Sequence[EngineObserver]) -> Callable[[], Awaitable[bool]]:
+def _are_idle(observers: Sequence[EngineObserver], quiet_s: float) -> Callable[[], Awaitable[bool]]:
+    """For `quiet_s` on end."""
+    clock = asyncio.get_running_loop()
+    busy_s = clock.time()
+
     async def is_done() -> bool:
-        return not any(await asyncio.gather(*map(_open_requests, observers)))
+        nonlocal busy_s
+        if any(await asyncio.gather(*map(_open_requests, observers))):
+            busy_s = clock.time()
+            return False
+        return clock.time() - busy_s >= quiet_s
 
     return is_done
 

@@ -27,7 +27,7 @@ class FrontEndClient:
             return None
 
     async def drain(self, lag_s: float) -> bool:
-        """Whether the front end has taken it: not ready from now on, nothing new after `lag_s`."""
+        """Whether the front end has taken it: not ready from now on, closed after `lag_s`."""
         try:
             return (await self._http.post("/internal/drain", params={"lagSeconds": lag_s})).is_success
         except httpx.HTTPError:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import dataclasses
 import itertools
-import signal
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +19,7 @@ from semipd_bench.outcome import percentile
 from semipd_bench.results import append_result
 from semipd_bench.verdict import Condition
 from semipd_cli.arguments import integer, seconds
+from semipd_cli.interruption import run_until_signalled
 from semipd_core.errors import InvalidSpec
 from semipd_core.partition import Partition
 
@@ -134,7 +133,6 @@ def _register_scale(benchmarks: argparse._SubParsersAction[argparse.ArgumentPars
 def run(args: argparse.Namespace) -> int:
     """0: all conditions hold. 1: one fails. Raises: InvalidSpec, SemipdError, OSError."""
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # so that its services end
     perform = {"shares": _run_shares, "switch": _run_switch, "peers": _run_peers, "scale": _run_scale}[
         args.benchmark
     ]
@@ -155,7 +153,7 @@ def _run_shares(args: argparse.Namespace, directory: Path, say: Callable[[str], 
     plan = shares.SharesRun(
         model_uri=args.model, directory=directory, window_s=args.window, rounds=args.rounds, say=say
     )
-    result = asyncio.run(plan.measure())
+    result = run_until_signalled(plan.measure())
     rows = [
         (
             what,
@@ -190,7 +188,7 @@ def _run_switch(args: argparse.Namespace, directory: Path, say: Callable[[str], 
         steady_s=args.steady,
         say=say,
     )
-    switched, restarted = asyncio.run(plan.measure())
+    switched, restarted = run_until_signalled(plan.measure())
     rows = [
         (
             "switch",
@@ -235,7 +233,7 @@ def _run_peers(args: argparse.Namespace, directory: Path, say: Callable[[str], N
         mixed_budget_tokens=args.mixed_budget,
         say=say,
     )
-    rounds, profile = asyncio.run(plan.measure())
+    rounds, profile = run_until_signalled(plan.measure())
     medians = {key: peers.median_round(found) for key, found in rounds.items()}
     rows = [
         (
@@ -279,7 +277,7 @@ def _run_scale(args: argparse.Namespace, directory: Path, say: Callable[[str], N
         directory=directory,
         say=say,
     )
-    result = asyncio.run(plan.measure())
+    result = run_until_signalled(plan.measure())
     return _table(NUMBER_HEAD, scale_rows(result)), scale_numbers(result), judge_scale(result)
 
 

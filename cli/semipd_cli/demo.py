@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import os
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -31,6 +30,7 @@ from semipd_bench.trace import Limits, Trace, bundled_trace, read_trace
 from semipd_bench.verdict import Condition, judge_replay
 from semipd_cli.arguments import seconds
 from semipd_cli.device import detect_device
+from semipd_cli.interruption import end_on_signals
 from semipd_cli.service_config import build_agent_config
 from semipd_cli.service_file import read_service
 from semipd_cli.settings import read_settings
@@ -121,9 +121,7 @@ class Demo:
         self.replay = prepare_replay(nowhere, self.trace, self.slo, seed="demo")
 
     async def run(self) -> int:
-        task = asyncio.current_task()
-        assert task is not None
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        end_on_signals()
         interrupted = False
         try:
             await self._perform()

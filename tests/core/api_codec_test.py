@@ -20,6 +20,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 percent = st.integers(1, 100)
 label = st.from_regex(r"[a-z]([-a-z0-9]{0,10}[a-z0-9])?", fullmatch=True)
+label_value = st.from_regex(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,10}[A-Za-z0-9])?)?", fullmatch=True)
 ordered = st.tuples(percent, percent).map(sorted)
 
 
@@ -82,7 +83,7 @@ def services(draw: st.DrawFn) -> dict[str, Any]:
                 "scheduling": st.fixed_dictionaries(
                     {},
                     optional={
-                        "nodeSelector": st.dictionaries(label, st.text(max_size=5), max_size=3),
+                        "nodeSelector": st.dictionaries(label, label_value, max_size=3),
                         "tolerations": st.lists(st.fixed_dictionaries({"key": label}), max_size=2),
                     },
                 ),
@@ -104,7 +105,7 @@ def services(draw: st.DrawFn) -> dict[str, Any]:
     }
     if draw(st.booleans()):
         manifest["status"] = {
-            "conditions": draw(st.lists(condition, max_size=2)),
+            "conditions": draw(st.lists(condition, max_size=2, unique_by=lambda each: each["type"])),
             "granted": {"prefillPercent": 1, "decodePercent": 2},
         }
     return manifest

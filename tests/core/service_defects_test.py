@@ -134,7 +134,7 @@ URI = "spec.model.uri"
             {"spec.scheduling.nodeSelector": {"gpus": 8}},
             "spec.scheduling.nodeSelector.gpus",
             "8",
-            "a string",
+            "a label value",
         ),
         case(
             "a quantity is true",
@@ -212,6 +212,26 @@ URI = "spec.model.uri"
         ),
         case(
             "an empty served name", {"spec.model.servedName": ""}, "spec.model.servedName", "''", "not empty"
+        ),
+        case(
+            "a digit first, which no Service of its name may have",
+            {"metadata.name": "2chat"},
+            "metadata.name",
+            "'2chat'",
+            "a DNS label that begins with a letter",
+        ),
+        # lists with keys
+        case(
+            "a condition twice",
+            {
+                "status.conditions": [
+                    {"type": "Ready", "status": "True", "reason": "A"},
+                    {"type": "Ready", "status": "False", "reason": "B"},
+                ]
+            },
+            "status.conditions[1]",
+            "'Ready'",
+            "a type that no item before it has",
         ),
         # unknown choices
         case(

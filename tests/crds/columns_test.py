@@ -112,3 +112,30 @@ def test_a_broken_scale_is_caught(changes: Mapping[str, str], said: str) -> None
     version["subresources"]["scale"] |= changes
     (defect,) = scale_defects(Crd(wire_type=SERVICE.wire_type, manifest=manifest))
     assert defect.startswith(said)
+
+
+def test_no_column_of_a_service_is_empty_because_its_author_took_the_default() -> None:
+    """The schema has no defaults: what the spec may leave open is shown from the status."""
+    assert [
+        column["name"] for column in SERVICE.version["additionalPrinterColumns"] if may_be_absent(column)
+    ] == []
+
+
+@pytest.mark.parametrize("path", [".spec.partition.mode", ".spec.placement", ".spec.slo.ttft.percentile"])
+def test_a_column_that_may_be_empty_is_caught(path: str) -> None:
+    (column,) = with_column(path, "string").version["additionalPrinterColumns"]
+    assert may_be_absent(column)
+
+
+def may_be_absent(column: Mapping[str, Any]) -> bool:
+    """Whether a column shows a part of the spec that is not required, or that stands in such a part."""
+    *_, path = column["jsonPath"].partition(".")
+    node: Mapping[str, Any] = SERVICE.schema
+    steps = path.split(".")
+    if steps[0] != "spec":
+        return False
+    for step in steps:
+        if step not in node.get("required", ()):
+            return True
+        node = node["properties"][step]
+    return False

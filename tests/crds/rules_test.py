@@ -48,6 +48,7 @@ def words_of(bad: Bad) -> tuple[str, str]:
 
 def kept_by(bad: Bad) -> list[Rule]:
     path, words = words_of(bad)
+    path = re.sub(r"\[\d+\]", "[]", path)
     return [rule for rule in RULES if (rule.kind, rule.path) == (bad.kind, path) and _says(rule, words)]
 
 
@@ -84,6 +85,8 @@ REFUSING = {  # the functions of `rules.py` that refuse something: the manifests
     "_split_defect": "an initial split outside its bounds",
     "_autoscale_defect": "an autoscaler the wrong way round",
     "_rollout_defect": "a rollout that cannot move",
+    "_selector_defect": "a space in a label's key",
+    "_toleration_defect": "a toleration of no key",
     "_class_choices_defect": "",  # BY_KEYWORD
 }
 

@@ -90,6 +90,29 @@ def test_a_bad_manifest_is_refused(bad: Bad) -> None:
         ),
         pytest.param("SemiPDService", {"spec.resources": {"cpu": 2, "memory": ".5Gi"}}, id="quantities"),
         pytest.param("SemiPDService", {"spec.model.uri": "hf://a/b@refs/pr/1"}, id="a revision"),
+        pytest.param(
+            "SemiPDService", {"spec.model.uri": "pvc://claim/mod\u00e8le"}, id="a path that is no ASCII"
+        ),
+        pytest.param(
+            "SemiPDService",
+            {
+                "spec.scheduling": {
+                    "nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-H200", "pool": ""},
+                    "tolerations": [
+                        {"operator": "Exists"},
+                        {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"},
+                        {
+                            "key": "maintenance",
+                            "operator": "Exists",
+                            "effect": "NoExecute",
+                            "tolerationSeconds": 30,
+                        },
+                    ],
+                    "imagePullSecrets": [{"name": "a"}, {"name": "b"}],
+                }
+            },
+            id="where its pods may run",
+        ),
         pytest.param("SemiPDService", {"spec.model.uri": "image://r.io:5000/m@sha256:0"}, id="an image"),
     ],
 )
@@ -138,6 +161,7 @@ def test_the_number_of_pods_is_scaled(chat: Manifest) -> None:
 
 def test_a_service_is_shown(chat: Manifest) -> None:
     status = {
+        "mode": "Auto",
         "granted": SPLIT,
         "slo": {"attainmentPermille": 973, "ttftMilliseconds": 380, "tpotMilliseconds": 41},
         "conditions": [CONDITION, CONDITION | {"type": "SLOMet", "status": "True", "reason": "Met"}],
@@ -156,6 +180,7 @@ def test_a_service_is_shown(chat: Manifest) -> None:
     shown = [
         "crd-contract",
         "builtin://smollm2-135m",
+        "Auto",
         "80",
         "100",
         "380",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 from crd_files import ABSENT, CLASS, CRDS, PARTITION, SERVERS_OWN, SERVICE, Crd, broken, node_at, nodes
 from wire_checks import places, wire_defects
+
+from semipd_core.api import shape
+from semipd_core.api.wire import Matches
 
 
 @pytest.mark.parametrize("crd", CRDS, ids=lambda crd: crd.kind)
@@ -161,6 +164,20 @@ MIN = "spec.partition.bounds.prefillMinPercent"
             {"maxLength": 4096},
             "spec.model.uri: maxLength is 4096, by the wire type 1024",
         ),
+        # lists
+        case(
+            "a list by another key",
+            "status.engines[].gpus",
+            {"x-kubernetes-list-map-keys": ["name"]},
+            "status.engines[].gpus: x-kubernetes-list-map-keys is ['name'], by the wire type ['uuid']",
+            PARTITION,
+        ),
+        case(
+            "a keyed list that is atomic",
+            "spec.scheduling.imagePullSecrets",
+            {"x-kubernetes-list-type": "atomic", "x-kubernetes-list-map-keys": ABSENT},
+            "spec.scheduling.imagePullSecrets: x-kubernetes-list-map-keys is None, by the wire type ['name']",
+        ),
         # defaults
         case("a default in the schema", "spec.replicas", {"default": 1}, "spec.replicas: has a default"),
         case("an empty default", "spec.slo", {"default": {}}, "spec.slo: has a default"),
@@ -189,10 +206,22 @@ def test_a_broken_schema_is_caught(crd: Crd, path: str, changes: Mapping[str, An
     assert any(defect.startswith(said) for defect in defects), defects
 
 
-@pytest.mark.parametrize("crd", [SERVICE, CLASS], ids=lambda crd: crd.kind)
-def test_an_object_is_named_like_a_label_as_its_children_are_named_after_it(crd: Crd) -> None:
+@pytest.mark.parametrize(
+    ("crd", "pattern"),
+    [
+        pytest.param(
+            SERVICE,
+            "^[a-z]([-a-z0-9]*[a-z0-9])?$",
+            id="a service, as the Service object of its name needs it",
+        ),
+        pytest.param(CLASS, "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", id="a class"),
+    ],
+)
+def test_the_schema_names_an_object_as_its_wire_type_does(crd: Crd, pattern: str) -> None:
     name = node_at(crd.schema, "metadata.name")
-    assert (name["maxLength"], name["pattern"]) == (63, "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
+    (mark,) = shape.marks(shape.wire_fields(get_type_hints(crd.wire_type)["metadata"])["name"])
+    assert isinstance(mark, Matches)
+    assert (name["maxLength"], name["pattern"]) == (63, pattern) == (mark.max_length, f"^{mark.pattern}$")
 
 
 def test_a_partition_is_named_like_its_pod() -> None:

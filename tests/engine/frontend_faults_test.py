@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -22,8 +23,10 @@ from front_end_process import (
     running_front_end,
     start_module,
     until,
+    until_no_listener,
     wait_ready,
 )
+from kept_connection import KeptConnection
 
 from semipd_core import messages
 from semipd_core.engine_config import SpecError
@@ -32,6 +35,7 @@ from semipd_core.telemetry import FrontEndReport, SloTargets
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
+BODY = msgspec.json.encode(completion())
 TEXT = "the quick brown fox jumps over the lazy dog, then rests"
 
 
@@ -231,6 +235,73 @@ async def test_a_drain_is_not_ready_at_once_and_finishes_what_is_open(tmp_path, 
         async with asyncio.timeout(10):
             assert await front_end.process.wait() == 0
         assert not Path(front_end.config.front_socket).exists()
+
+
+@contextlib.asynccontextmanager
+async def public_front_end(directory: Path) -> AsyncIterator[tuple[RunningFrontEnd, int]]:
+    """With its port."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    async with running_front_end(directory, host="127.0.0.1", port=port) as front_end:
+        yield front_end, port
+
+
+async def test_a_drain_closes_idle_connections_after_the_lag_and_answers_on_the_others(
+    tmp_path: Path,
+) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        front_end, port = await stack.enter_async_context(public_front_end(tmp_path))
+        idle, late, open_one = [await stack.enter_async_context(KeptConnection.open(port)) for _ in range(3)]
+        assert [(await each.ask(COMPLETIONS, BODY))[0] for each in (idle, late, open_one)] == [200] * 3
+        front_end.coordinator.gate.clear()
+        open_one.send_head(COMPLETIONS, BODY)
+        open_one.send(BODY)
+        late.send_head(COMPLETIONS, BODY)
+        await until(lambda: len(front_end.coordinator.submits) == 4)
+        assert (await front_end.client.post("/internal/drain", params={"lagSeconds": 0})).is_success
+        assert await idle.is_closed()
+        await until_no_listener(port)
+        late.send(BODY)
+        await until(lambda: len(front_end.coordinator.submits) == 5)
+        front_end.coordinator.gate.set()
+        for each in (open_one, late):
+            status, headers = await each.answer()
+            assert (status, headers["connection"]) == (200, "close")
+            assert await each.is_closed()
+        front_end.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(10):
+            assert await front_end.process.wait() == 0
+
+
+async def test_a_stream_that_began_before_the_drain_is_finished_and_its_connection_closed(
+    tmp_path: Path,
+) -> None:
+    async with public_front_end(tmp_path) as (front_end, port):
+        front_end.coordinator.model = say("the quick brown fox " * 8)
+        front_end.coordinator.pause_s = 0.1
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+            request = client.stream("POST", COMPLETIONS, json=completion(stream=True))
+            async with request as answer:
+                chunks = answer.aiter_text()
+                text = await anext(chunks)
+                await front_end.client.post("/internal/drain")
+                await until_no_listener(port)
+                text += "".join([chunk async for chunk in chunks])
+            assert answer.status_code == 200
+            assert events_of(text)
+            with pytest.raises(httpx.ConnectError):
+                await client.get("/health")
+
+
+async def test_who_does_not_know_yet_is_served_for_the_lag_of_the_drain(tmp_path: Path) -> None:
+    async with public_front_end(tmp_path) as (front_end, port), KeptConnection.open(port) as kept:
+        assert (await kept.ask(COMPLETIONS, BODY))[0] == 200
+        await front_end.client.post("/internal/drain", params={"lagSeconds": 60})
+        async with KeptConnection.open(port) as late:
+            for each in (kept, late):
+                status, headers = await each.ask(COMPLETIONS, BODY)
+                assert (status, headers["connection"]) == (200, "close")
+                assert await each.is_closed()
 
 
 async def test_an_api_key_guards_v1_and_nothing_else(tmp_path):

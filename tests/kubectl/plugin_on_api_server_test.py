@@ -28,10 +28,16 @@ IN = ("-n", NAMESPACE)
 ADVICE = "the policy says (60, 100) (TPOTMissed): TPOT p90 71 of 60 ms"
 
 
-def decided(split: tuple[int, int], reason: str, message: str, time_: str = "2026-11-21T12:00:00Z") -> dict:
+def decided(
+    split: tuple[int, int],
+    reason: str,
+    message: str,
+    time_: str = "2026-11-21T12:00:00Z",
+    decision_id: str = "cluster-initial",
+) -> dict:
     return {
         "time": time_,
-        "decisionID": "cluster-1",
+        "decisionID": decision_id,
         "partition": share(split),
         "reason": reason,
         "message": message,
@@ -169,11 +175,12 @@ def read_until(descriptor: int, is_done: object, timeout_s: float = 30.0) -> str
 def test_explain_says_why_with_numbers(
     plugin: Plugin, cluster: PlayedCluster, agents: list[FakeAgent], address: str
 ) -> None:
-    moved = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 5))
+    moved_s = int(time.time()) - 5
+    moved = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moved_s))
     status = {
         "requested": share((20, 100)),
         "decisions": [
-            decided((20, 100), "TPOTMissed", "TPOT p90 71 of 60 ms", moved),
+            decided((20, 100), "TPOTMissed", "TPOT p90 71 of 60 ms", moved, f"cluster-{moved_s}000"),
             decided((40, 100), "SLOMet", "all is well", "2026-11-21T11:00:00Z"),
         ],
         "conditions": [condition("SLOMet", "False", "Missed")],
@@ -190,7 +197,7 @@ def test_explain_says_why_with_numbers(
         "Now: 60.0 % of 10 requests attained",
         "of the 3600 s between two moves",
         "Prefill is at its lower bound, 20 %.",
-        "moves to 20/100 TPOTMissed: TPOT p90 71 of 60 ms",
+        "moves to 20/100 TPOTMissed (tokens come too slowly: decode needs more): TPOT p90 71 of 60 ms",
         "why-1: asked for 20/100; engine-0 granted 20/100",
     ):
         assert words in shown
@@ -267,3 +274,47 @@ def test_pin_ends_its_wait_when_the_operator_refuses(plugin: Plugin, cluster: Pl
     done = plugin.run("pin", "refused", "70/60", *IN, "--wait")
     assert done.returncode == 1
     assert "the operator refuses the pin: 70/60 is outside 20..50" in done.stderr
+
+
+def test_a_split_on_trial_is_shown_and_its_canaries_are_marked(
+    plugin: Plugin, cluster: PlayedCluster, agents: list[FakeAgent], address: str
+) -> None:
+    began_s = int(time.time()) - 30
+    decision_id = f"cluster-{began_s}000"
+    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began_s))
+    status = {
+        "requested": share((80, 100)),
+        "canary": {
+            "partition": share((65, 100)),
+            "decisionID": decision_id,
+            "stage": "OnePod",
+            "since": since,
+            "pods": ["tried-0"],
+            "judgedBefore": 40,
+            "attainedBefore": 30,
+        },
+        "proven": {
+            "prefillMinPercent": 75,
+            "prefillMaxPercent": 90,
+            "decodeMinPercent": 85,
+            "decodeMaxPercent": 100,
+        },
+    }
+    cluster.add_service("tried", status)
+    for number, agent in enumerate(agents):
+        split = (65, 100) if number == 0 else (80, 100)
+        cluster.add_engine_pod("tried", f"tried-{number}", address=address, port=agent.port)
+        cluster.add_partition("tried", f"tried-{number}", split)
+        agent.reports = now_reports(attained=5 if number == 0 else 10, missed=5 if number == 0 else 0)
+    shown = plugin.text("explain", "tried", *IN)
+    for words in (
+        "65/100 is on trial in 1 of 3 pods (tried-0), stage OnePod",
+        "canaries 50.0 % of 10 requests attained, the others 100.0 % of 20 requests attained.",
+        "Before the trial: 75.0 % of 40 requests attained.",
+        "Proven: prefill 75..90 %, decode 85..100 %.",
+        "tried-0: asked for 65/100 as a canary",
+    ):
+        assert words in shown
+    assert "65/100 on trial in 1 of 3 pods (OnePod)" in plugin.text("status", "tried", *IN)
+    lines = plugin.text("top", "tried", *IN).splitlines()
+    assert [line[:9] for line in lines if "tried-" in line[:9]] == ["* tried-0", "  tried-1", "  tried-2"]

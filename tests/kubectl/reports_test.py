@@ -37,9 +37,18 @@ def split(prefill: int, decode: int) -> PartitionSplit:
     return PartitionSplit(prefill_percent=prefill, decode_percent=decode)
 
 
-def decision(time: str, at: tuple[int, int], reason: str = "SLOMet", message: str = "") -> DecisionRecord:
+def decision(
+    time: str, at: tuple[int, int], reason: str = "SLOMet", message: str = "", *, moves: bool = False
+) -> DecisionRecord:
+    """`moves`: it is one of the loop's own moves, which its id says."""
+    at_s = unix_s(time)
+    assert at_s is not None
     return DecisionRecord(
-        time=time, decision_id="cluster-1", partition=split(*at), reason=reason, message=message
+        time=time,
+        decision_id=f"cluster-{round(1000 * at_s)}" if moves else "cluster-initial",
+        partition=split(*at),
+        reason=reason,
+        message=message,
     )
 
 
@@ -110,7 +119,7 @@ def test_what_is_not_known_of_the_slo_is_null_and_not_zero() -> None:
         pytest.param(
             {
                 "decisions": (
-                    decision("2026-11-21T11:59:50Z", (65, 90)),
+                    decision("2026-11-21T11:59:50Z", (65, 90), moves=True),
                     decision("2026-11-21T11:00:00Z", (80, 90)),
                 )
             },
@@ -161,7 +170,7 @@ def test_what_is_not_known_of_the_slo_is_null_and_not_zero() -> None:
         pytest.param(
             {
                 "decisions": (
-                    decision("2026-11-21T11:50:00Z", (65, 90)),
+                    decision("2026-11-21T11:50:00Z", (65, 90), moves=True),
                     decision("2026-11-21T11:00:00Z", (80, 90)),
                 ),
                 "cls": service_class(maxSwitchesPerHour=1),

@@ -91,6 +91,7 @@ def test_a_service_becomes_its_children_and_is_ready_once_its_pods_are(
     status = cluster.get("SemiPDService", "first")["status"]
     assert status["granted"] == {"prefillPercent": 80, "decodePercent": 100}
     assert (status["replicas"], status["readyReplicas"]) == (1, 1)
+    assert (status["mode"], status["placement"]) == ("Auto", "Replicas")
     assert "finalizers" not in cluster.get("SemiPDService", "first")["metadata"]
 
 

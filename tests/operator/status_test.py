@@ -252,3 +252,18 @@ def test_counts_shares_and_the_selector_of_scale() -> None:
     assert status.granted is not None
     assert (status.granted.prefill_percent, status.granted.decode_percent) == (80, 100)
     assert status.observed_generation == 3
+
+
+def test_the_mode_and_the_placement_are_shown_where_the_spec_leaves_them_to_the_default() -> None:
+    status = build_status(observed(), None, None, NOW)
+    assert (status.mode, status.placement) == ("Auto", "Replicas")
+
+
+def test_a_mode_that_comes_with_what_the_class_refuses_is_not_in_force() -> None:
+    first = build_status(observed(), None, None, NOW)
+    static = observed(
+        service=replace(service(replicas=1, partition={"mode": "Static"}), status=first),
+    )
+    defect = InvalidSpec("spec.replicas", "6 GPUs", "at most 4")
+    assert build_status(static, None, defect, NOW).mode == "Auto"
+    assert build_status(static, None, None, NOW).mode == "Static"

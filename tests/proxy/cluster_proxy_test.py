@@ -17,7 +17,15 @@ import pytest
 import pytest_asyncio
 from api_server import API_SERVER_IS_BUILT, api_server_with_crds
 from fake_coordinator import say
-from front_end_process import RunningFrontEnd, completion, events_of, running_front_end, until, wait_ready
+from front_end_process import (
+    RunningFrontEnd,
+    completion,
+    events_of,
+    running_front_end,
+    until,
+    until_no_listener,
+    wait_ready,
+)
 from running_service import free_port
 from service_endpoints import ClusterProxy, EndpointSlices, FakeAgent, own_address, running_cluster_proxy
 
@@ -212,10 +220,16 @@ async def test_a_client_that_leaves_is_missed_by_the_pod(fleet: Fleet) -> None:
 
 async def test_a_pod_that_drains_sends_its_new_requests_on(kubeconfig: Path, tmp_path: Path) -> None:
     async with running_fleet(kubeconfig, tmp_path) as fleet:
-        await fleet.pods[0].front_end.client.post("/internal/drain")
         assert [(await fleet.post()).status_code for _ in range(4)] == [200] * 4
-        assert fleet.submits == [0, 4]
-        assert await fleet.proxy.metric('semipd_proxy_refusals_total{reason="draining"}') > 0
+        leaving = fleet.pods[0]
+        await leaving.front_end.client.post("/internal/drain")
+        await until_no_listener(leaving.port)
+        async with asyncio.timeout(60):
+            while not await fleet.proxy.metric('semipd_proxy_refusals_total{reason="connect"}'):
+                assert (await fleet.post()).status_code == 200
+        before = fleet.submits
+        assert [(await fleet.post()).status_code for _ in range(4)] == [200] * 4
+        assert fleet.submits == [before[0], before[1] + 4]
 
 
 async def test_a_pod_that_dies_costs_no_request_without_a_token(kubeconfig: Path, tmp_path: Path) -> None:

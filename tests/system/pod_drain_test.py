@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import random
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 from api_server import API_SERVER_IS_BUILT, api_server_with_crds
+from kept_connection import KeptConnection
 from running_pod import RunningPod
 from running_service import Completion
 from service_endpoints import ClusterProxy, EndpointSlices, own_address, running_cluster_proxy
@@ -22,6 +24,7 @@ pytestmark = [
     pytest.mark.skipif(not API_SERVER_IS_BUILT, reason="the API server is not built: make cluster-build"),
     pytest.mark.skipif(own_address() is None, reason="this machine has no address but loopback"),
 ]
+SHORT = {"model": "tiny", "prompt": [5, 6, 7], "max_tokens": 3, "ignore_eos": True}
 
 
 @pytest.fixture(scope="module")
@@ -35,22 +38,39 @@ def some_prompts(count: int) -> list[list[int]]:
     return [[chooser.randrange(3, 384) for _ in range(30)] for _ in range(count)]
 
 
+async def ask_until_refused(url: str) -> list[int]:
+    """The status of one request after the other, by a client that keeps its connections, until there is no listener."""
+    found = []
+    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+        with contextlib.suppress(httpx.ConnectError):
+            while True:
+                found.append((await client.post("/v1/completions", json=SHORT)).status_code)
+                await asyncio.sleep(0.2)
+    return found
+
+
 async def test_a_pod_is_not_ready_at_once_serves_who_does_not_know_yet_and_finishes_its_streams(
     tiny_llama_dir: Path, kubeconfig: Path, tmp_path: Path
 ) -> None:
     uri = f"file://{tiny_llama_dir}"
-    with RunningPod("one", tmp_path / "one", kubeconfig, uri, drain={"timeoutSeconds": 60}) as pod:
+    async with contextlib.AsyncExitStack() as stack:
+        running = RunningPod("one", tmp_path / "one", kubeconfig, uri, drain={"timeoutSeconds": 60})
+        pod = stack.enter_context(running)
         pod.wait_ready()
         metrics = (await asyncio.to_thread(httpx.get, f"{pod.url}/metrics")).text
         assert 'vllm:num_requests_running{model_name="tiny"} 0.0' in metrics
+        idle = await stack.enter_async_context(KeptConnection.open(pod.port))
+        assert (await idle.ask("/v1/completions", json.dumps(SHORT).encode()))[0] == 200
         load = asyncio.create_task(pod.complete_all(some_prompts(12), 200))
         await pod.until_open(6)
+        asking = asyncio.create_task(ask_until_refused(pod.url))
         pod.up.send_signal(signal.SIGTERM)
         await asyncio.to_thread(pod.wait_until, lambda: not pod.is_ready(), 2)
-        body = {"model": "tiny", "prompt": [5, 6, 7], "max_tokens": 3, "ignore_eos": True}
-        late = await asyncio.to_thread(httpx.post, f"{pod.url}/v1/completions", json=body, timeout=60)
+        late = await asyncio.to_thread(httpx.post, f"{pod.url}/v1/completions", json=SHORT, timeout=60)
         assert late.status_code == 200
         assert late.headers["connection"] == "close"
+        assert await idle.is_closed(), "who has not asked since is told before it asks again"
+        assert set(await asking) == {200}
         assert [each.finish for each in await load] == ["length"] * 12
         assert await asyncio.to_thread(pod.up.wait, 60) == 0
 

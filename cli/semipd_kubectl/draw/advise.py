@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from rich.text import Text
 
+from semipd_core.policies.decision import Reason
 from semipd_kubectl.draw.lines import BOLD, DIM, GOOD, WARN, toned
 from semipd_kubectl.reports.advise import AdviceReport
 from semipd_kubectl.reports.values import age
@@ -24,6 +25,8 @@ def draw_advice(report: AdviceReport, now_s: float) -> Iterator[Text]:
         )
     else:
         held = f", held back by {report.held_by}" if report.held_by else ""
+        if report.held_by == Reason.CANARY:
+            held = ", on trial: see explain"
         yield toned(f"Move to {report.advised}", WARN).append(
             f" ({report.reason}{held}): {report.message}", style="default"
         )

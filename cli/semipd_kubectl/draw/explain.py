@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from rich.text import Text
 
 from semipd_kubectl.draw.lines import BAD, BOLD, DIM, WARN, Indented, toned
+from semipd_kubectl.draw.trial import trial_sentences
 from semipd_kubectl.reports.explain import ExplainReport
 from semipd_kubectl.reports.live import ServiceLive
 from semipd_kubectl.reports.status import PodReport, SloReport
@@ -23,6 +24,9 @@ def draw_explanation(report: ExplainReport, now_s: float) -> Iterator[Text | Ind
     yield from _indented(slo_sentence(report.slo))
     if report.live is not None:
         yield from _indented(*live_sentences(report.live))
+    yield toned("What is on trial", BOLD)
+    trial = report.live.trial if report.live is not None else None
+    yield from _indented(*trial_sentences(report.canary, report.proven, trial, now_s))
     yield toned("What holds it back", BOLD)
     yield from _indented(*_hold_sentences(report))
     yield toned("Last decisions", BOLD)
@@ -109,10 +113,11 @@ def _hold_sentences(report: ExplainReport) -> Iterator[str | Text]:
 
 
 def _decision(decision: DecisionReport, now_s: float) -> Text:
+    meaning = f" ({decision.meaning})" if decision.meaning else ""
     verb = {True: "moves to", False: "holds", None: "at"}[decision.moved]
     line = toned(f"{age(decision.time, now_s)} ago ", DIM)
     return line.append(f"{verb} {decision.partition} ", style=BOLD).append(
-        f"{decision.reason}: {decision.message}", style="not dim"
+        f"{decision.reason}{meaning}: {decision.message}", style="not dim"
     )
 
 
@@ -121,6 +126,8 @@ def pod_sentence(pod: PodReport) -> Text:
     if pod.asked is None:
         return line.append(": not asked for a split yet")
     line.append(f": asked for {pod.asked}")
+    if pod.canary:
+        line.append(" as a canary", style=WARN)
     if not pod.engines:
         line.append("; has not reported", style=WARN)
     elif not pod.taken:

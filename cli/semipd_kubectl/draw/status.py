@@ -8,6 +8,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from semipd_kubectl.draw.lines import BAD, BOLD, DIM, GOOD, PLAIN, WARN, joined, toned
+from semipd_kubectl.draw.trial import trial_mark
 from semipd_kubectl.reports.status import (
     EngineReport,
     LatencyReport,
@@ -36,6 +37,8 @@ def draw_status(report: StatusReport, now_s: float) -> Iterator[Tree | Text]:
 def draw_service(service: ServiceReport, now_s: float) -> Tree:
     tree = Tree(_head(service), guide_style=DIM)
     tree.add(_split_line(service))
+    if service.canary is not None:
+        tree.add(toned(trial_mark(service.canary), WARN))
     tree.add(_slo_line(service.slo))
     for condition in service.blocking:
         tree.add(toned(str(condition), WARN if condition.type == "SLOMet" else BAD))
@@ -111,6 +114,8 @@ def _pod_line(pod: PodReport) -> Text:
     if pod.node:
         parts.append(toned(f"on {pod.node}"))
     parts.append(toned("not asked for a split yet" if pod.asked is None else f"asked for {pod.asked}"))
+    if pod.canary:
+        parts.append(toned("canary", WARN))
     if pod.asked is not None and not pod.taken:
         parts.append(toned("not taken yet", WARN))
     if pod.restarts:

@@ -25,6 +25,7 @@ from semipd_kubectl.reports.values import Split
 HEADER = ("SERVICE / POD", "SLO", "TTFT ms", "TPOT ms", "QUEUE", "RUN", "KV", "SHARES")
 NUMBERS = frozenset(range(1, 7))
 MAX_NAME = 22  # so that a line fits 80 columns
+CANARY_MARK = "* "
 WORDS = {
     WindowState.NO_DATA: ("no data", BAD),
     WindowState.IDLE: ("idle", DIM),
@@ -38,6 +39,7 @@ def draw_top(report: TopReport) -> Iterator[Text]:
     notes = []
     for service in report.services:
         rows.append(_service_row(service))
+        notes += [toned(note, WARN) for note in _service_notes(service)]
         for pod in service.pods:
             rows.append(_pod_row(pod, service))
             notes += [toned(note, WARN) for note in _notes(pod)]
@@ -60,7 +62,8 @@ def _service_row(service: ServiceLive) -> list[Text]:
 
 
 def _pod_row(pod: PodLive, service: ServiceLive) -> list[Text]:
-    return [toned("  " + shortened(pod.name, MAX_NAME - 2)), *_cells(pod.figures, service, pod)]
+    indent = CANARY_MARK if pod.canary else "  "
+    return [toned(indent + shortened(pod.name, MAX_NAME - 2)), *_cells(pod.figures, service, pod)]
 
 
 def _cells(figures: Figures, slo: ServiceLive, shares: ServiceLive | PodLive) -> list[Text]:
@@ -96,6 +99,17 @@ def _shares(requested: Split | None, granted: Split | None) -> Text:
     if requested == granted:
         return toned("-" if granted is None else str(granted))
     return toned(f"{granted}!", WARN)
+
+
+def _service_notes(service: ServiceLive) -> Iterator[str]:
+    name = f"{service.namespace}/{service.name}"
+    if service.paused:
+        yield f"{name}: paused: the operator writes nothing of it"
+    if service.pinned is not None:
+        yield f"{name}: pinned to {service.pinned}: the loop does not move it"
+    canaries = sum(pod.canary for pod in service.pods)
+    if canaries:
+        yield f"{name}: {canaries} of {len(service.pods)} pods try a split ({CANARY_MARK.strip()})"
 
 
 def _notes(pod: PodLive) -> Iterator[str]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from semipd_core.api import codec, shape
 from semipd_core.api.fields import GROUP, ShareBounds
 from semipd_core.api.partition import SemiPDPartition
-from semipd_core.api.service import SemiPDService
+from semipd_core.api.service import CanaryStage, SemiPDService
 from semipd_core.api.service_class import ClassSpec, SemiPDClass
 from semipd_core.errors import InvalidSpec
 from semipd_core.telemetry import EngineReport
@@ -75,6 +75,19 @@ class ServiceView:
             decode_min_percent=max(own.decode_min_percent, limits.decode_min_percent),
             decode_max_percent=min(own.decode_max_percent, limits.decode_max_percent),
         )
+
+    @property
+    def canaries(self) -> frozenset[str]:
+        """Names of the pods that try a split: those of the status (the first ones), and all that ask for its decision."""
+        canary = self.service.status.canary if self.service.status is not None else None
+        if canary is None or canary.stage is CanaryStage.ROLLED_BACK:
+            return frozenset()
+        asking = {
+            name
+            for name, partition in self.partitions.items()
+            if partition.spec.decision_id == canary.decision_id
+        }
+        return frozenset(pod.name for pod in self.pods if pod.name in asking.union(canary.pods))
 
     @property
     def pin(self) -> str | None:

@@ -11,9 +11,11 @@ import re
 import shlex
 from dataclasses import dataclass
 
-from semipd_core.api.service import DecisionRecord, PartitionMode, ServiceStatus
+from semipd_core.api.service import CanaryStage, DecisionRecord, PartitionMode, ServiceStatus
+from semipd_core.policies.decision import Reason
 from semipd_core.telemetry import Wire
 from semipd_kubectl.observe.objects import PIN_ANNOTATION, ServiceView
+from semipd_kubectl.reports.trial import build_canary
 from semipd_kubectl.reports.values import DecisionReport, Split, decisions_of, split_of
 
 _ADVICE = re.compile(r"the policy says \((\d+), (\d+)\) \((\w+)\): (.*)", re.DOTALL)
@@ -35,7 +37,7 @@ class FollowUp(Wire, frozen=True, kw_only=True):
 
 
 class AdviceReport(Wire, frozen=True, kw_only=True):
-    """`advised` None: there is no advice. `held_by`: why the advice is not in force."""
+    """`advised` None: there is no advice. `held_by`: why the advice is not in force; Canary: it is on trial."""
 
     namespace: str
     name: str
@@ -70,6 +72,7 @@ def build_advice(view: ServiceView) -> AdviceReport:
     requested = split_of(status.requested) or split_of(view.service.spec.partition.initial_split)
     latest = status.decisions[0] if status.decisions else None
     advice = find_advice(latest) if latest is not None and mode is not PartitionMode.STATIC else None
+    on_trial = _is_on_trial(view, advice)
     return AdviceReport(
         namespace=view.namespace,
         name=view.name,
@@ -78,9 +81,9 @@ def build_advice(view: ServiceView) -> AdviceReport:
         advised=advice.split if advice else None,
         reason=advice.reason if advice else None,
         message=advice.message if advice else _why_none(mode),
-        held_by=advice.held_by if advice else None,
+        held_by=Reason.CANARY.value if on_trial else advice.held_by if advice else None,
         decision=decisions_of(status.decisions)[0] if status.decisions else None,
-        follow=list(_follow_ups(view, mode, requested, advice)),
+        follow=[] if on_trial else list(_follow_ups(view, mode, requested, advice)),
     )
 
 
@@ -88,6 +91,17 @@ def patch_command(view: ServiceView, patch: dict[str, object]) -> str:
     """Ready to paste into a shell."""
     body = json.dumps(patch, separators=(",", ":"))
     return f"kubectl patch semipdservice {view.name} -n {view.namespace} --type merge -p {shlex.quote(body)}"
+
+
+def _is_on_trial(view: ServiceView, advice: Advice | None) -> bool:
+    """It is followed already, as far as it has proven itself; a pin would put it into all pods."""
+    canary = build_canary(view)
+    return (
+        advice is not None
+        and canary is not None
+        and canary.stage != CanaryStage.ROLLED_BACK
+        and canary.partition == advice.split
+    )
 
 
 def _why_none(mode: PartitionMode) -> str:

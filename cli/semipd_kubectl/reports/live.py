@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from semipd_core.cluster.rollout import LONGEST_WINDOW_S
 from semipd_core.node.observation import running_split
 from semipd_core.service_settings import slo_targets
 from semipd_core.slo.pooled import classify, pool_reports
 from semipd_core.telemetry import EngineReport, SloTargets, Wire
 from semipd_kubectl.observe.objects import Fleet, PodWindow, ServiceView, Windows
-from semipd_kubectl.reports.values import Split, split_of
+from semipd_kubectl.reports.values import Split, split_of, unix_s
 
 STALE_AFTER_S = 10.0  # an older window of a front end is no data
 MISSING = PodWindow(problem="not asked: the pod is leaving")
@@ -32,20 +33,37 @@ class Figures(Wire, frozen=True, kw_only=True):
 
 
 class PodLive(Wire, frozen=True, kw_only=True):
-    """`problem`: why there is no data. Shares are those that most of its engines have."""
+    """`problem`: why there is no data. `canary`: whether it tries a split.
+
+    Shares are those that most of its engines have.
+    """
 
     name: str
+    canary: bool
     problem: str | None
     figures: Figures
     requested: Split | None
     granted: Split | None
 
 
+class TrialLive(Wire, frozen=True, kw_only=True):
+    """Since the stage began, or as long as front ends remember. The operator counts from the grant, a little later."""
+
+    seconds: float
+    canaries: Figures
+    others: Figures
+
+
 class ServiceLive(Wire, frozen=True, kw_only=True):
+    """`trial` None: no split is on trial. `pinned`: the annotation, legal or not."""
+
     namespace: str
     name: str
+    paused: bool
+    pinned: str | None
     pods_answering: int
     figures: Figures
+    trial: TrialLive | None
     requested: Split | None
     granted: Split | None
     ttft_percentile: int
@@ -78,18 +96,25 @@ def build_live(view: ServiceView, windows: Windows, window_s: float) -> ServiceL
     found = {pod.name: windows.pods.get((view.namespace, pod.name), MISSING) for pod in view.pods}
     everything = [report for window in found.values() for report in window.reports]
     requested, granted = _shares(_current(everything, windows.now_s))
+    canaries = view.canaries
     return ServiceLive(
         namespace=view.namespace,
         name=view.name,
+        paused=view.is_paused,
+        pinned=view.pin,
         pods_answering=sum(window.problem is None for window in found.values()),
         figures=figures_of(everything, slo, windows.now_s, window_s),
+        trial=_trial(view, canaries, found, slo, windows.now_s),
         requested=requested,
         granted=granted,
         ttft_percentile=slo.ttft_percentile,
         ttft_target_milliseconds=slo.ttft_ms,
         tpot_percentile=slo.tpot_percentile,
         tpot_target_milliseconds=slo.tpot_ms,
-        pods=[_pod(name, window, slo, windows.now_s, window_s) for name, window in found.items()],
+        pods=[
+            _pod(name, window, slo, windows.now_s, window_s, is_canary=name in canaries)
+            for name, window in found.items()
+        ],
     )
 
 
@@ -111,13 +136,52 @@ def figures_of(reports: Sequence[EngineReport], slo: SloTargets, now_s: float, w
     )
 
 
-def _pod(name: str, window: PodWindow, slo: SloTargets, now_s: float, window_s: float) -> PodLive:
+def _trial(
+    view: ServiceView,
+    canaries: frozenset[str],
+    found: Mapping[str, PodWindow],
+    slo: SloTargets,
+    now_s: float,
+) -> TrialLive | None:
+    """The canaries beside the others, as the operator compares them."""
+    status = view.service.status
+    if status is None or status.canary is None or not canaries:
+        return None
+    since_s = unix_s(status.canary.since)
+    seconds = LONGEST_WINDOW_S if since_s is None else min(LONGEST_WINDOW_S, max(0.0, now_s - since_s))
+    trying, others = (
+        figures_of(
+            [
+                report
+                for name, window in found.items()
+                if (name in canaries) is is_canary
+                for report in window.reports
+            ],
+            slo,
+            now_s,
+            seconds,
+        )
+        for is_canary in (True, False)
+    )
+    return TrialLive(seconds=round(seconds, 1), canaries=trying, others=others)
+
+
+def _pod(
+    name: str, window: PodWindow, slo: SloTargets, now_s: float, window_s: float, *, is_canary: bool
+) -> PodLive:
     figures = figures_of(window.reports, slo, now_s, window_s)
     problem = window.problem
     if problem is None and figures.engines == 0:
         problem = "no front end reports, or only stale figures" if window.reports else "no engine yet"
     requested, granted = _shares(_current(window.reports, now_s))
-    return PodLive(name=name, problem=problem, figures=figures, requested=requested, granted=granted)
+    return PodLive(
+        name=name,
+        canary=is_canary,
+        problem=problem,
+        figures=figures,
+        requested=requested,
+        granted=granted,
+    )
 
 
 def _current(reports: Iterable[EngineReport], now_s: float) -> list[EngineReport]:

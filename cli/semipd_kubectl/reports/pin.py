@@ -13,7 +13,7 @@ from semipd_core.policies.splits import FREE_STEP_PERCENT, legal_splits, nearest
 from semipd_core.service_settings import partition_settings
 from semipd_core.telemetry import Wire
 from semipd_kubectl.observe.objects import PIN_ANNOTATION, ServiceView
-from semipd_kubectl.reports.status import PodReport, build_pod
+from semipd_kubectl.reports.status import LEAVING, PodReport, build_pods
 from semipd_kubectl.reports.values import Split
 
 PIN_REFUSED = "PinInvalid"  # reason of Degraded
@@ -105,7 +105,7 @@ def pin_patch(split: Split | None) -> dict[str, object]:
 
 def build_pin(view: ServiceView, split: Split | None, previous: str | None) -> PinReport:
     """Of the pods that serve."""
-    pods = [build_pod(pod, view.partitions.get(pod.name)) for pod in view.pods if not pod.is_leaving]
+    pods = [pod for pod in build_pods(view) if pod.state != LEAVING]
     return PinReport(
         namespace=view.namespace,
         name=view.name,

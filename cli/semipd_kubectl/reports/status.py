@@ -10,7 +10,10 @@ from semipd_core.api.service import SemiPDService, ServiceStatus
 from semipd_core.telemetry import Wire
 from semipd_kubectl.observe.objects import Fleet, PodView, ServiceView
 from semipd_kubectl.reports.conditions import ConditionReport, find_blocking, report_of
+from semipd_kubectl.reports.trial import CanaryReport, build_canary
 from semipd_kubectl.reports.values import DecisionReport, Range, Split, decisions_of, range_of, split_of
+
+LEAVING = "Leaving"
 
 
 class GpuReport(Wire, frozen=True, kw_only=True):
@@ -32,13 +35,17 @@ class EngineReport(Wire, frozen=True, kw_only=True):
 
 
 class PodReport(Wire, frozen=True, kw_only=True):
-    """`asked` None: the operator has not asked yet. `taken`: whether the agent follows the latest wish."""
+    """`asked` None: the operator has not asked yet. `canary`: whether it tries a split.
+
+    `taken`: whether the agent follows the latest wish.
+    """
 
     name: str
     node: str | None
-    state: str  # Ready | NotReady | Leaving
+    state: str  # Ready | NotReady | LEAVING
     problem: str | None
     restarts: int
+    canary: bool
     asked: Split | None
     band: Range | None
     taken: bool
@@ -80,6 +87,7 @@ class ServiceReport(Wire, frozen=True, kw_only=True):
     conditions: list[ConditionReport]
     blocking: list[ConditionReport]
     last_decision: DecisionReport | None
+    canary: CanaryReport | None
     pods: list[PodReport]
 
 
@@ -116,7 +124,8 @@ def build_service(view: ServiceView) -> ServiceReport:
         conditions=[report_of(condition) for condition in status.conditions],
         blocking=[report_of(condition) for condition in find_blocking(status.conditions)],
         last_decision=decisions[0] if decisions else None,
-        pods=[build_pod(pod, view.partitions.get(pod.name)) for pod in view.pods],
+        canary=build_canary(view),
+        pods=build_pods(view),
     )
 
 
@@ -140,15 +149,21 @@ def build_slo(service: SemiPDService) -> SloReport:
     )
 
 
-def build_pod(pod: PodView, partition: SemiPDPartition | None) -> PodReport:
+def build_pods(view: ServiceView) -> list[PodReport]:
+    canaries = view.canaries
+    return [_pod(pod, view.partitions.get(pod.name), is_canary=pod.name in canaries) for pod in view.pods]
+
+
+def _pod(pod: PodView, partition: SemiPDPartition | None, *, is_canary: bool) -> PodReport:
     spec = partition.spec if partition is not None else None
     status = partition.status if partition is not None else None
     return PodReport(
         name=pod.name,
         node=pod.node,
-        state="Leaving" if pod.is_leaving else "Ready" if pod.is_ready else "NotReady",
+        state=LEAVING if pod.is_leaving else "Ready" if pod.is_ready else "NotReady",
         problem=pod.problem,
         restarts=pod.restarts,
+        canary=is_canary,
         asked=split_of(spec.target) if spec else None,
         band=range_of(spec.band) if spec and spec.band else None,
         taken=bool(spec and status and status.observed_decision_id == spec.decision_id),

@@ -9,6 +9,7 @@ from semipd_core.api.partition import BandSpec
 from semipd_core.api.service import DecisionRecord
 from semipd_core.partition import Band, Partition
 from semipd_core.telemetry import Wire
+from semipd_kubectl.reports.reasons import meaning_of
 
 
 class Split(Wire, frozen=True, kw_only=True):
@@ -42,12 +43,16 @@ class Range(Wire, frozen=True, kw_only=True):
 
 
 class DecisionReport(Wire, frozen=True, kw_only=True):
-    """`time` is RFC 3339. `moved`: whether the split differs from the decision before; None for the oldest."""
+    """`time` is RFC 3339. `moved`: whether the split differs from the decision before; None for the oldest.
+
+    `meaning`: of the reason, in words; None for a reason of a later release.
+    """
 
     time: str
     decision_id: str
     partition: Split
     reason: str
+    meaning: str | None
     message: str
     moved: bool | None
 
@@ -79,6 +84,7 @@ def decisions_of(records: tuple[DecisionRecord, ...]) -> list[DecisionReport]:
                 decode_percent=record.partition.decode_percent,
             ),
             reason=record.reason,
+            meaning=meaning_of(record.reason),
             message=record.message,
             moved=None if before is None else record.partition != before.partition,
         )
@@ -96,11 +102,21 @@ def unix_s(time: str) -> float | None:
 
 
 def age(time: str | None, now_s: float) -> str:
-    """In the largest unit that leaves two figures, as kubectl shows it."""
+    """How long ago; ? if that is not known."""
     at_s = None if time is None else unix_s(time)
     if at_s is None:
         return "?"
-    seconds = max(0, round(now_s - at_s))
+    return _in_largest_unit(max(0, round(now_s - at_s)))
+
+
+def left(time: str | None, now_s: float) -> str | None:
+    """How long until then; None if that is over, or not known."""
+    at_s = None if time is None else unix_s(time)
+    return None if at_s is None or at_s <= now_s else _in_largest_unit(round(at_s - now_s))
+
+
+def _in_largest_unit(seconds: int) -> str:
+    """The largest that leaves two figures, as kubectl shows it."""
     for unit, length in (("d", 86_400), ("h", 3600), ("m", 60)):
         if seconds >= 2 * length:
             return f"{seconds // length}{unit}"

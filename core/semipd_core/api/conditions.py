@@ -9,7 +9,7 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import Annotated
 
-from semipd_core.api.wire import Matches, wire
+from semipd_core.api.wire import Keyed, Matches, wire
 
 CamelCase = Annotated[
     str, Matches(r"[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", "a CamelCase word of at most 316 characters", 316)
@@ -47,6 +47,9 @@ class Condition:
     message: str = ""
     observed_generation: int | None = None
     last_transition_time: str | None = None
+
+
+Conditions = Annotated[tuple[Condition, ...], Keyed("type")]
 
 
 def set_condition(conditions: tuple[Condition, ...], wanted: Condition, now: str) -> tuple[Condition, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated
 
@@ -27,10 +28,35 @@ DnsLabel = Annotated[
         _LABEL, "a DNS label: a-z, 0-9 and '-', a letter or digit at both ends, at most 63 characters", 63
     ),
 ]
+ServiceName = Annotated[
+    str,
+    Matches(
+        r"[a-z]([-a-z0-9]*[a-z0-9])?",
+        "a DNS label that begins with a letter: a-z, 0-9 and '-', a letter or digit at the end, at most 63 characters",
+        63,
+    ),
+]
 DnsSubdomain = Annotated[
     str,
     Matches(rf"{_LABEL}(\.{_LABEL})*", "a DNS subdomain: DNS labels joined by '.', at most 253 characters"),
 ]
+_NAME = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"  # of a label, behind its prefix
+LABEL_KEY = Matches(
+    rf"({_LABEL}(\.{_LABEL})*/)?{_NAME}",
+    "a label key: NAME or DNS-SUBDOMAIN/NAME, where NAME has A-Z, a-z, 0-9, '-', '_' and '.', a letter or digit at both ends, "
+    "at most 63 characters",
+    317,
+)
+LabelKey = Annotated[str, LABEL_KEY]
+LabelValue = Annotated[
+    str,
+    Matches(
+        rf"({_NAME})?",
+        "a label value: A-Z, a-z, 0-9, '-', '_' and '.', a letter or digit at both ends, at most 63 characters, or empty",
+        63,
+    ),
+]
+NodeSelector = Mapping[str, LabelValue]  # keys: `rules`
 NonEmpty = Annotated[str, Matches(r"(?s:.+)", "a string that is not empty, at most 253 characters")]
 Quantity = Annotated[str | int, MemoryMark()]
 CpuQuantity = Annotated[str | int, CpuMark()]
@@ -82,12 +108,23 @@ class SecretKeyRef:
     key: NonEmpty
 
 
+class TolerationOperator(StrEnum):
+    EXISTS = "Exists"
+    EQUAL = "Equal"
+
+
+class TaintEffect(StrEnum):
+    NO_SCHEDULE = "NoSchedule"
+    PREFER_NO_SCHEDULE = "PreferNoSchedule"
+    NO_EXECUTE = "NoExecute"
+
+
 @wire
 class Toleration:
     """As in a pod: https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/."""
 
-    key: str | None = None
-    operator: str | None = None
-    value: str | None = None
-    effect: str | None = None
-    toleration_seconds: int | None = None
+    key: LabelKey | None = None  # None: all keys, with Exists
+    operator: TolerationOperator | None = None  # None: Equal
+    value: LabelValue | None = None
+    effect: TaintEffect | None = None  # None: all effects
+    toleration_seconds: int | None = None  # for NoExecute; None: for ever

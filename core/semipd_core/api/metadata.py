@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import field
 
-from semipd_core.api.fields import DnsLabel, DnsSubdomain
+from semipd_core.api.fields import DnsLabel, DnsSubdomain, ServiceName
 from semipd_core.api.wire import wire
 
 
@@ -48,3 +48,10 @@ class PodObjectMeta(ObjectMeta):
     """Metadata of an object that is named after a pod."""
 
     name: DnsSubdomain
+
+
+@wire
+class ServiceObjectMeta(ObjectMeta):
+    """Metadata of an object that a Service of Kubernetes is named after, which needs a letter first (RFC 1035)."""
+
+    name: ServiceName

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from semipd_core.errors import InvalidSpec
 
 _WORD = r"[A-Za-z0-9][A-Za-z0-9._-]*"
-# What stands behind `SCHEME://`, and the words for it.
+# What stands behind `SCHEME://`, and the words for it. Python and the RE2 of the CRD must read it alike: no \s.
 _FORMS: dict[str, tuple[str, str]] = {
     "hf": (rf"{_WORD}/{_WORD}(@[A-Za-z0-9][A-Za-z0-9._/-]*)?", "hf://ORG/NAME or hf://ORG/NAME@REVISION"),
-    "pvc": (r"[a-z0-9][-a-z0-9.]*(/[^\s]*)?", "pvc://CLAIM/PATH"),
-    "image": (r"[^\s/][^\s]*", "image://REGISTRY/NAME:TAG"),
+    "pvc": (r"[a-z0-9][-a-z0-9.]*(/[^\x00-\x20\x7f]*)?", "pvc://CLAIM/PATH"),
+    "image": (r"[!-.0-~][!-~]*", "image://REGISTRY/NAME:TAG"),
     "file": (r"/.+", "file:///ABSOLUTE/PATH"),
     "builtin": (r"[a-z0-9][a-z0-9.-]*", "builtin://NAME, such as builtin://smollm2-135m"),
 }

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
-from semipd_core.api.conditions import Condition
+from semipd_core.api.conditions import Conditions
 from semipd_core.api.fields import NonEmpty, PartitionSplit, Percent
 from semipd_core.api.metadata import PodObjectMeta
 from semipd_core.api.slo import PolicyName, SloSpec
-from semipd_core.api.wire import wire
+from semipd_core.api.wire import Keyed, wire
 
 
 class GpuHealth(StrEnum):
@@ -55,8 +55,8 @@ class EnginePartitionStatus:
     name: NonEmpty
     requested: PartitionSplit
     granted: PartitionSplit | None = None  # None: not read back yet
-    gpus: tuple[GpuStatus, ...] = ()
-    conditions: tuple[Condition, ...] = ()
+    gpus: Annotated[tuple[GpuStatus, ...], Keyed("uuid")] = ()
+    conditions: Conditions = ()
 
 
 @wire
@@ -64,8 +64,8 @@ class PodPartitionStatus:
     observed_generation: int | None = None
     observed_decision_id: str | None = None
     last_heartbeat_time: str | None = None  # RFC 3339
-    engines: tuple[EnginePartitionStatus, ...] = ()
-    conditions: tuple[Condition, ...] = ()
+    engines: Annotated[tuple[EnginePartitionStatus, ...], Keyed("name")] = ()
+    conditions: Conditions = ()
 
 
 @wire

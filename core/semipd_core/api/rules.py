@@ -5,7 +5,18 @@ What a CustomResourceDefinition says in CEL stands here in the same words.
 
 from __future__ import annotations
 
-from semipd_core.api.fields import Device, PartitionSplit, ShareBounds
+from collections.abc import Sequence
+
+from semipd_core.api.fields import (
+    LABEL_KEY,
+    Device,
+    NodeSelector,
+    PartitionSplit,
+    ShareBounds,
+    TaintEffect,
+    Toleration,
+    TolerationOperator,
+)
 from semipd_core.api.partition import BandSpec, SemiPDPartition
 from semipd_core.api.service import AutoscaleSpec, Placement, RolloutSpec, SemiPDService, ServiceSpec
 from semipd_core.api.service_class import ClassSpec, SemiPDClass
@@ -20,11 +31,17 @@ def service_defect(service: SemiPDService) -> InvalidSpec | None:
         or _initial_defect(spec.partition.initial, spec.partition.bounds)
         or _autoscale_defect(spec.autoscale)
         or _rollout_defect(spec.rollout)
+        or _selector_defect(spec.scheduling.node_selector, "spec.scheduling.nodeSelector")
+        or _tolerations_defect(spec.scheduling.tolerations)
     )
 
 
 def class_defect(cls: SemiPDClass) -> InvalidSpec | None:
-    return _bounds_defect(cls.spec.bounds, "spec.bounds") or _class_choices_defect(cls.spec)
+    return (
+        _bounds_defect(cls.spec.bounds, "spec.bounds")
+        or _class_choices_defect(cls.spec)
+        or _selector_defect(cls.spec.node_selector, "spec.nodeSelector")
+    )
 
 
 def partition_defect(partition: SemiPDPartition) -> InvalidSpec | None:
@@ -86,6 +103,38 @@ def _rollout_defect(rollout: RolloutSpec) -> InvalidSpec | None:
     return InvalidSpec(
         "spec.rollout.maxUnavailable", 0, "1 or more while maxSurge is 0: else no pod can be replaced"
     )
+
+
+def _selector_defect(selector: NodeSelector, path: str) -> InvalidSpec | None:
+    """Its values are the business of their type."""
+    for key in selector:
+        allowed = LABEL_KEY.refusal(key)
+        if allowed is not None:
+            return InvalidSpec(path, key, allowed)
+    return None
+
+
+def _tolerations_defect(tolerations: Sequence[Toleration]) -> InvalidSpec | None:
+    for index, toleration in enumerate(tolerations):
+        defect = _toleration_defect(toleration, f"spec.scheduling.tolerations[{index}]")
+        if defect is not None:
+            return defect
+    return None
+
+
+def _toleration_defect(toleration: Toleration, path: str) -> InvalidSpec | None:
+    """What Kubernetes would say of the pod."""
+    operator, value = toleration.operator or TolerationOperator.EQUAL, toleration.value
+    if toleration.key is None and operator is not TolerationOperator.EXISTS:
+        return InvalidSpec(
+            f"{path}.operator", operator.value, "Exists where key is absent, which means all keys"
+        )
+    if operator is TolerationOperator.EXISTS and value:
+        return InvalidSpec(f"{path}.value", value, "absent with operator Exists, which asks for no value")
+    seconds = toleration.toleration_seconds
+    if seconds is not None and toleration.effect is not TaintEffect.NO_EXECUTE:
+        return InvalidSpec(f"{path}.tolerationSeconds", seconds, "absent unless effect is NoExecute")
+    return None
 
 
 def _class_choices_defect(spec: ClassSpec) -> InvalidSpec | None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import field
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from semipd_core.api.conditions import Condition
+from semipd_core.api.conditions import Conditions
 from semipd_core.api.fields import (
     Count,
     CpuQuantity,
@@ -15,6 +14,7 @@ from semipd_core.api.fields import (
     DnsSubdomain,
     LocalRef,
     ModelUriText,
+    NodeSelector,
     NonEmpty,
     PartitionSplit,
     Percent,
@@ -26,10 +26,10 @@ from semipd_core.api.fields import (
     ShareBounds,
     Toleration,
 )
-from semipd_core.api.metadata import ObjectMeta
+from semipd_core.api.metadata import ServiceObjectMeta
 from semipd_core.api.partition import BandSpec
 from semipd_core.api.slo import PolicyName, SloSpec
-from semipd_core.api.wire import Between, wire
+from semipd_core.api.wire import Between, Keyed, wire
 
 MAX_CANARY_PODS = 100
 DEFAULT_SPLIT = PartitionSplit(prefill_percent=80, decode_percent=100)
@@ -109,9 +109,9 @@ class ResourcesSpec:
 
 @wire
 class SchedulingSpec:
-    node_selector: Mapping[str, str] = field(default_factory=dict)
+    node_selector: NodeSelector = field(default_factory=dict)
     tolerations: tuple[Toleration, ...] = ()
-    image_pull_secrets: tuple[LocalRef, ...] = ()
+    image_pull_secrets: Annotated[tuple[LocalRef, ...], Keyed("name")] = ()
     runtime_class_name: DnsSubdomain | None = None
 
 
@@ -231,6 +231,8 @@ class SloStatus:
 @wire
 class ServiceStatus:
     observed_generation: int | None = None
+    mode: PartitionMode | None = None  # in force: the one before while the class refuses the spec
+    placement: Placement | None = None  # likewise
     replicas: Count | None = None
     ready_replicas: Count | None = None
     updated_replicas: Count | None = None
@@ -242,13 +244,13 @@ class ServiceStatus:
     canary: CanaryStatus | None = None
     proven: BandSpec | None = None  # None: no split has met the SLO yet
     scalings: tuple[ScalingRecord, ...] = ()  # the last 5, newest first
-    conditions: tuple[Condition, ...] = ()
+    conditions: Conditions = ()
 
 
 @wire
 class SemiPDService:
     api_version: Literal["semipd.io/v1alpha1"]
     kind: Literal["SemiPDService"]
-    metadata: ObjectMeta
+    metadata: ServiceObjectMeta
     spec: ServiceSpec
     status: ServiceStatus | None = None

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import field
 from typing import Literal
 
-from semipd_core.api.conditions import Condition
-from semipd_core.api.fields import AllowedShares, Count, Device, DnsSubdomain, NonEmpty, Positive
+from semipd_core.api.conditions import Conditions
+from semipd_core.api.fields import (
+    AllowedShares,
+    Count,
+    Device,
+    DnsSubdomain,
+    NodeSelector,
+    NonEmpty,
+    Positive,
+)
 from semipd_core.api.metadata import ObjectMeta
 from semipd_core.api.wire import wire
 from semipd_core.partition import Isolation
@@ -23,7 +30,7 @@ class ClassSpec:
     bounds: AllowedShares = field(default_factory=AllowedShares)  # a service's bounds are cut to these
     max_switches_per_hour: Positive = 12  # of each engine's band
     gpu_budget: Count | None = None  # GPUs of the class's services in one namespace; None: no limit
-    node_selector: Mapping[str, str] = field(default_factory=dict)
+    node_selector: NodeSelector = field(default_factory=dict)
     runtime_class_name: DnsSubdomain | None = None
 
 
@@ -32,7 +39,7 @@ class ClassStatus:
     observed_generation: int | None = None
     services: Count | None = None
     gpus_in_use: Count | None = None
-    conditions: tuple[Condition, ...] = ()
+    conditions: Conditions = ()
 
 
 @wire

@@ -9,7 +9,7 @@ from enum import StrEnum
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from semipd_core.api.wire import Mark, to_camel
+from semipd_core.api.wire import Keyed, Mark, to_camel
 
 _PLAIN = {str: "a string", int: "an integer", bool: "true or false", object: "anything"}
 
@@ -91,11 +91,19 @@ def _bare(annotation: Any) -> Any:
 
 
 def marks(annotation: Any) -> Iterator[Mark]:
+    """Tests of the value itself."""
     if get_origin(annotation) is Annotated:
-        yield from get_args(annotation)[1:]
+        yield from (mark for mark in get_args(annotation)[1:] if not isinstance(mark, Keyed))
     elif get_origin(annotation) in (Union, types.UnionType):
         for arg in get_args(annotation):
             yield from marks(arg)
+
+
+def list_key(annotation: Any) -> str | None:
+    """The wire key by which a list tells its items apart; None if it does not."""
+    if get_origin(annotation) is not Annotated:
+        return None
+    return next((mark.key for mark in get_args(annotation)[1:] if isinstance(mark, Keyed)), None)
 
 
 def describe(annotation: Any) -> str:
@@ -111,7 +119,7 @@ def describe(annotation: Any) -> str:
     if get_origin(bare) is tuple:
         return f"a list of {describe(get_args(bare)[0])}"
     if get_origin(bare) is Mapping:
-        return "a mapping of strings to strings" if get_args(bare)[1] is str else "a mapping"
+        return "a mapping of strings to strings" if _bare(get_args(bare)[1]) is str else "a mapping"
     if is_dataclass(bare) and isinstance(bare, type):
         return "a mapping with the keys " + ", ".join(wire_fields(bare))
     return _PLAIN.get(bare, "another value")
@@ -125,10 +133,28 @@ def first_refused(value: Any, annotation: Any, path: str = "") -> tuple[str, obj
         allowed = mark.refusal(value)
         if allowed is not None:
             return path, value, allowed
+    repeated = _repeated(value, annotation)
+    if repeated is not None:
+        index, key, text = repeated
+        return join(path, index), text, f"a {key} that no item before it has"
     for step, item, inner in _children(value, annotation):
         refused = first_refused(item, inner, join(path, step))
         if refused is not None:
             return refused
+    return None
+
+
+def _repeated(value: Any, annotation: Any) -> tuple[int, str, str] | None:
+    """Index, key and its value of the first item whose key an item before it has."""
+    key = list_key(annotation)
+    if key is None:
+        return None
+    seen = set()
+    for index, item in enumerate(value):
+        text = next(getattr(item, field.name) for field in fields(item) if to_camel(field.name) == key)
+        if text in seen:
+            return index, key, text
+        seen.add(text)
     return None
 
 
@@ -140,3 +166,7 @@ def _children(value: Any, annotation: Any) -> Iterator[tuple[str | int, Any, Any
         (inner, *_) = get_args(_bare(annotation))
         for index, item in enumerate(value):
             yield index, item, inner
+    elif get_origin(_bare(annotation)) is Mapping:
+        inner = get_args(_bare(annotation))[1]
+        for key, item in value.items():
+            yield key, item, inner

@@ -71,3 +71,10 @@ class Matches:
     def refusal(self, value: object) -> str | None:
         fits = isinstance(value, str) and len(value) <= self.max_length
         return None if fits and re.fullmatch(self.pattern, str(value)) else self.allowed
+
+
+@dataclass(frozen=True, slots=True)
+class Keyed:
+    """Mark of a list of objects in which no two have the same `key` (a wire key), as in a list of the kind `map`."""
+
+    key: str

@@ -19,6 +19,7 @@ from semipd_core.telemetry import SloTargets
 
 DECISIONS_KEPT = 10
 OWN_PREFIX = "cluster-"  # of the ids of this loop's decisions
+REFUSED_FOR_S = 600.0  # is a split that was rolled back
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +51,7 @@ class ClusterConfig:
     canary_requests: int = 20  # judged, for a stage to pass …
     canary_window_s: float = 10.0  # … and at least so long
     canary_deadline_s: float = 600.0  # of a stage
-    refused_for_s: float = 600.0  # after a roll-back
+    refused_for_s: float = REFUSED_FOR_S  # after a roll-back
 
     @classmethod
     def of(cls, config: AgentConfig) -> ClusterConfig:
@@ -170,6 +171,13 @@ class ClusterRound:
 def decision_id_at(now_s: float, word: str = "") -> str:
     """`word` marks what is no move of the policy."""
     return f"{OWN_PREFIX}{word}{round(now_s * 1000)}"
+
+
+def moved_at_s(decision_id: str) -> float | None:
+    """Unix time of the move of the policy that has this id; None for the id of anything else."""
+    number = decision_id.removeprefix(OWN_PREFIX)
+    is_own = decision_id.startswith(OWN_PREFIX) and number.isdecimal()
+    return int(number) / 1000 if is_own else None
 
 
 def band_around(target: Partition, config: ClusterConfig) -> Band:

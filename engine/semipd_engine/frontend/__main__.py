@@ -26,6 +26,7 @@ _log = log.logger(__name__)
 
 TICK_S = 0.5
 CUT_AFTER_S = 2.0  # from SIGTERM; its SIGKILL follows 5 s after
+FLUSH_S = 2.0  # for the last bytes of answers to leave
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,10 +48,11 @@ def main(argv: list[str] | None = None) -> int:
 async def run(config: EngineConfig) -> None:
     """Serve until SIGTERM and all open requests are finished, or until there has been no agent for a while."""
     front_end = FrontEnd(config=config, link=CoordinatorLink(config.coordinator_socket))
-    listeners = [build_listener(build_app(front_end, internal=True))]
-    sockets = []
+    internal = build_listener(build_app(front_end, internal=True), graceful_s=None)
+    public = build_listener(build_app(front_end, internal=False), graceful_s=None)
+    listeners, sockets = [internal], []
     if config.port is not None:
-        listeners.append(build_listener(build_app(front_end, internal=False)))
+        listeners.append(public)
         sockets.append(bind_tcp(config.host or "127.0.0.1", config.port))
     sockets.insert(0, channel.listen(config.front_socket))
     ending = asyncio.Event()
@@ -64,10 +66,15 @@ async def run(config: EngineConfig) -> None:
             background = [
                 tasks.create_task(_load_model(front_end)),
                 tasks.create_task(front_end.link.run(front_end.requests)),
-                tasks.create_task(_tick(front_end, ending)),
+                tasks.create_task(_tick(front_end, public, ending)),
             ]
             await ending.wait()
-            await _end(front_end, listeners)
+            public.should_exit = True
+            await _until_idle(front_end)
+            internal.should_exit = True
+            await asyncio.wait(serving, timeout=FLUSH_S)
+            for listener in listeners:
+                listener.force_exit = True
             await asyncio.wait(serving)
             for task in background:
                 task.cancel()
@@ -80,8 +87,8 @@ def _begin_drain(front_end: FrontEnd, ending: asyncio.Event) -> None:
     ending.set()
 
 
-async def _end(front_end: FrontEnd, listeners: list[Listener]) -> None:
-    """Listen until the last open request is finished, so that new ones are told 503; what takes longer is told that it is cut.
+async def _until_idle(front_end: FrontEnd) -> None:
+    """Until the last open request is finished; what takes longer is told that it is cut.
 
     The agent sends SIGTERM at the end of its drain, so there is little time left.
     """
@@ -91,8 +98,6 @@ async def _end(front_end: FrontEnd, listeners: list[Listener]) -> None:
         if front_end.clock.monotonic_s() > cut_s:
             front_end.cut()
         await asyncio.sleep(0.05)
-    for listener in listeners:
-        listener.should_exit = True
 
 
 async def _load_model(front_end: FrontEnd) -> None:
@@ -100,12 +105,16 @@ async def _load_model(front_end: FrontEnd) -> None:
     _log.info("model known", context_tokens=front_end.model.context_tokens)
 
 
-async def _tick(front_end: FrontEnd, ending: asyncio.Event) -> None:
-    """Judge open requests; stop when orphaned."""
+async def _tick(front_end: FrontEnd, public: Listener, ending: asyncio.Event) -> None:
+    """Judge open requests; close the public listener after the lag of a drain; stop when orphaned.
+
+    A listener that is told to exit takes no connection, closes idle ones, and the others after their answer.
+    """
     watch = OrphanWatch(front_end.config.agent_lock)
     while True:
         await asyncio.sleep(TICK_S)
         front_end.requests.check_misses()
+        public.should_exit = public.should_exit or front_end.is_closed
         if watch.is_orphaned(front_end.clock.monotonic_s()):
             _log.error("no agent: stopping")
             ending.set()

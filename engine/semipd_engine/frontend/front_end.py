@@ -31,7 +31,7 @@ class FrontEnd:
     metrics: Metrics = field(default_factory=Metrics)
     model: ServedModel | None = None  # None: the memory server has not written it yet
     draining: bool = False  # not ready; connections close after their answer
-    refuses_from_s: float = 0.0  # monotonic; while draining, nothing new is taken from then on
+    closes_at_s: float = 0.0  # monotonic; while draining, there are no new connections from then on
     num_in_flight: int = 0  # HTTP requests under /v1, until their last byte is written
     slo: SloTargets = field(init=False)  # of requests that come from now on
     requests: OpenRequests = field(init=False)
@@ -44,11 +44,16 @@ class FrontEnd:
     def is_ready(self) -> bool:
         return self.model is not None and self.link.is_ready and not self.draining
 
+    @property
+    def is_closed(self) -> bool:
+        """To whoever does not know yet that it leaves: the lag of the drain is over."""
+        return self.draining and self.clock.monotonic_s() >= self.closes_at_s
+
     def drain(self, lag_s: float = 0.0) -> None:
-        """Not ready at once; requests of those who do not know yet are taken for `lag_s`. A second call changes nothing."""
+        """Not ready at once; who does not know yet is served for `lag_s`. A second call changes nothing."""
         if not self.draining:
             self.draining = True
-            self.refuses_from_s = self.clock.monotonic_s() + lag_s
+            self.closes_at_s = self.clock.monotonic_s() + lag_s
 
     def cut(self) -> None:
         """The time to drain is over: what is open ends with an error."""
@@ -99,10 +104,13 @@ class FrontEnd:
         self.requests.open(answer.generations, answer.take)
         return answer
 
+    def check_open(self) -> None:
+        """Raises: ApiError 503 once it is closed: who chooses among engines asks another one."""
+        if self.is_closed:
+            raise api_errors.unavailable("draining: only open requests are finished", RETRY_AFTER_S)
+
     def _check_serving(self) -> ServedModel:
         """A coordinator that has crashed is waited for, one that was never there is not. Raises: ApiError 503."""
-        if self.draining and self.clock.monotonic_s() >= self.refuses_from_s:
-            raise api_errors.unavailable("draining: only open requests are finished", RETRY_AFTER_S)
         if self.model is None or not self.link.was_connected:
             raise api_errors.unavailable("the model is loading", RETRY_AFTER_S)
         return self.model

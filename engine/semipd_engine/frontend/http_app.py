@@ -24,8 +24,11 @@ from semipd_engine.frontend.request_body import read_body
 
 
 def build_app(front_end: FrontEnd, *, internal: bool) -> ASGIApp:
-    """One application; `internal` adds what only the agent and the local proxy may ask."""
-    routes = _Routes(front_end)
+    """One application; `internal` is for the agent and the local proxy, which may ask more and are refused while it drains.
+
+    Others find no listener then; who has a connection still is answered, and told to close it.
+    """
+    routes = _Routes(front_end, refuses=internal)
     table = [
         Route("/v1/completions", routes.completions, methods=["POST"]),
         Route("/v1/chat/completions", routes.chat_completions, methods=["POST"]),
@@ -54,8 +57,9 @@ def build_app(front_end: FrontEnd, *, internal: bool) -> ASGIApp:
 
 
 class _Routes:
-    def __init__(self, front_end: FrontEnd) -> None:
+    def __init__(self, front_end: FrontEnd, *, refuses: bool) -> None:
         self._front_end = front_end
+        self._refuses = refuses
         self._created = int(front_end.clock.unix_s())
 
     async def completions(self, request: Request) -> Response:
@@ -93,7 +97,7 @@ class _Routes:
         return _json(usage, 200 if usage is not None else 503)
 
     async def drain(self, request: Request) -> Response:
-        """Not ready at once, nothing new after `lagSeconds`; the answer says what is still open."""
+        """Not ready at once, closed after `lagSeconds`; the answer says what is still open."""
         self._front_end.drain(float(request.query_params.get("lagSeconds", 0)))
         return _json({"openRequests": self._front_end.num_in_flight})
 
@@ -105,6 +109,8 @@ class _Routes:
     async def _answer(self, request: Request, read: intake.Reader, form: response_bodies.Form) -> Response:
         self._check_key(request)
         body = await read_body(request)
+        if self._refuses:
+            self._front_end.check_open()
         answer = await self._front_end.take(body, read, form, request.state.record)
         return AnswerResponse(answer, self._front_end.requests)
 

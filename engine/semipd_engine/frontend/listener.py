@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -16,6 +17,7 @@ from semipd_core.errors import InvalidSpec
 # Longer than clients and load balancers keep theirs (5 to 60 s): who closes first must be who may send next, or a request
 # meets the closing of its connection.
 KEEP_ALIVE_S = 75
+ACCEPTED_S = 0.2  # for connections that have just been accepted to send their request
 BIND_PATIENCE_S = 3.0  # a process that has just died may still hold the port
 
 
@@ -25,6 +27,15 @@ class Listener(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """No new connections from now on, idle ones are closed, the others after their answer."""
+        for server in self.servers:
+            server.close()
+        for listening in sockets or []:
+            listening.close()  # what nobody accepts is refused, not left to be reset
+        await asyncio.sleep(ACCEPTED_S)
+        await super().shutdown(sockets)
 
     async def serve_on(self, listening: socket.socket) -> None:
         await self.serve(sockets=[listening])

@@ -35,7 +35,7 @@ MAX_HELD_BYTES = (
 class ProxyApp:
     """An ASGI application. `knows_upstreams`: what it needs to be ready.
 
-    `draining`: not ready, and connections close after their answer. `refusing`: nothing new is taken.
+    `draining`: not ready, and connections close after their answer.
     """
 
     forwarder: Forwarder
@@ -43,7 +43,6 @@ class ProxyApp:
     knows_upstreams: Callable[[], bool]
     more_metrics: Callable[[], Awaitable[bytes]] | None = None  # in the text format
     draining: bool = False
-    refusing: bool = False
     max_held_bytes: int = MAX_HELD_BYTES
     open: set[Exchange] = field(default_factory=set)
 
@@ -106,10 +105,6 @@ class ProxyApp:
                 total_ms=round((time.monotonic() - started_s) * 1000, 1),
             )
 
-    def _check_serving(self) -> None:
-        if self.refusing:
-            raise api_errors.unavailable("draining: only open requests are finished", RETRY_AFTER_S)
-
     def _check_held(self) -> None:
         held = sum(len(each.body) for each in self.open)
         if held > self.max_held_bytes:
@@ -119,7 +114,6 @@ class ProxyApp:
     async def _answer(self, request: Request, exchange: Exchange, send: Send) -> int:
         """The status of the answer; whatever goes wrong, the client gets an error body if nothing was sent yet."""
         try:
-            self._check_serving()
             exchange.body = await read_body(request)
             self._check_held()
             finished = await run_until_disconnect(self.forwarder.forward(exchange, send), request.receive)

@@ -40,9 +40,7 @@ async def run_local(config: ProxyConfig) -> None:
         readiness.watch(upstreams, proxy.connections),
         _watch_agent(config.agent_lock, proxy.ending),
     ]
-    await proxy.serve(
-        bind_tcp(config.host, config.port), Drain(lag_s=config.drain_lag_s, refuses=True), background
-    )
+    await proxy.serve(bind_tcp(config.host, config.port), Drain(lag_s=config.drain_lag_s), background)
 
 
 async def _usage(served_name: str, upstreams: Upstreams, connections: Connections) -> bytes:

@@ -29,12 +29,10 @@ AFTER_CUT_S = 2.0  # for error events to leave
 class Drain:
     """`lag_s`: new requests are served although it is not ready any more, for as long as it takes others to see that.
 
-    `refuses`: after that it listens on and answers 503 until nothing is open; else it stops to listen.
-    `timeout_s`: then what is still open is cut; None: somebody else keeps the time.
+    Then it takes no connection and closes idle ones. `timeout_s` later it cuts what is open; None: somebody else keeps the time.
     """
 
     lag_s: float = 0.0
-    refuses: bool = False
     timeout_s: float | None = None
 
 
@@ -69,8 +67,7 @@ class Proxy:
         self.app.draining = True
         _log.info("draining", open_requests=self.app.num_in_flight, lag_s=drain.lag_s)
         await asyncio.sleep(drain.lag_s)
-        self.app.refusing = drain.refuses
-        listener.should_exit = not drain.refuses
+        listener.should_exit = True
         deadline_s = None if drain.timeout_s is None else time.monotonic() + drain.timeout_s
         while self.app.num_in_flight:
             if deadline_s is not None and time.monotonic() > deadline_s:
@@ -82,7 +79,6 @@ class Proxy:
                 listener.force_exit = True
                 break
             await asyncio.sleep(POLL_S)
-        listener.should_exit = True
 
 
 def build_proxy(

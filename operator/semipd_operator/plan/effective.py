@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from semipd_core.api import codec
 from semipd_core.api.fields import Device, PartitionSplit, ShareBounds
-from semipd_core.api.metadata import ObjectMeta
+from semipd_core.api.metadata import ServiceObjectMeta
 from semipd_core.api.model_uri import ModelUri, parse_model_uri
 from semipd_core.api.service import PartitionSpec, Placement, SemiPDService, ServiceSpec
 from semipd_core.api.service_class import ClassSpec
@@ -72,7 +72,7 @@ def pod_manifest(effective: Effective) -> Mapping[str, object]:
     and split come by the pod's partition.
     """
     spec, resources = effective.spec, effective.spec.resources
-    metadata = ObjectMeta(name=effective.name, namespace=effective.namespace)
+    metadata = ServiceObjectMeta(name=effective.name, namespace=effective.namespace)
     trimmed = ServiceSpec(
         model=replace(spec.model, uri=mounted_uri(effective.model, spec.model.uri), cache=None),
         placement=Placement.EVERY_NODE,

@@ -15,7 +15,13 @@ from semipd_core.api.service import CanaryStage, CanaryStatus, PartitionMode, Se
 from semipd_core.cluster.canary import Canary, Refusal
 from semipd_core.cluster.guards import HOUR_S
 from semipd_core.cluster.loop import initial_state
-from semipd_core.cluster.state import OWN_PREFIX, ClusterConfig, ClusterState, band_around, decision_id_at
+from semipd_core.cluster.state import (
+    ClusterConfig,
+    ClusterState,
+    band_around,
+    decision_id_at,
+    moved_at_s,
+)
 from semipd_core.cluster.verdicts import Verdicts
 from semipd_core.partition import Band, Partition, Wish
 from semipd_core.policies.decision import Reason
@@ -138,8 +144,7 @@ def _moves(specs: Specs, status: ServiceStatus, now_s: float) -> tuple[float, ..
     """When the loop moved, by the ids of what it decided: they carry the time."""
     ids = {spec.decision_id for spec in specs.values()} | {each.decision_id for each in status.decisions}
     ids |= {status.canary.decision_id} if status.canary is not None else set()
-    numbers = [name.removeprefix(OWN_PREFIX) for name in ids if name.startswith(OWN_PREFIX)]
-    times = sorted(int(number) / 1000 for number in numbers if number.isdecimal())
+    times = sorted(at_s for at_s in map(moved_at_s, ids) if at_s is not None)
     return tuple(at_s for at_s in times if 0 <= now_s - at_s < HOUR_S)
 
 

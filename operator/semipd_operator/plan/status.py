@@ -61,6 +61,8 @@ def build_status(
         old = replace(old, conditions=set_condition(old.conditions, observed_at, now))
     return ServiceStatus(
         observed_generation=service.metadata.generation,
+        mode=(old.mode if defect else None) or service.spec.partition.mode,
+        placement=(old.placement if defect else None) or service.spec.placement,
         replicas=workload.desired if workload else 0,
         ready_replicas=workload.ready if workload else 0,
         updated_replicas=workload.updated if workload else 0,

@@ -41,6 +41,20 @@ CLASSES = (
     bad_class("no switch at all", "spec.maxSwitchesPerHour", 0, "should be greater than or equal to 1"),
     bad_class("a debt of GPUs", "spec.gpuBudget", -1, "should be greater than or equal to 0"),
     bad_class("an empty image", "spec.image", "", "should be at least 1 chars long"),
+    bad_class(
+        "a space in a label's value",
+        "spec.nodeSelector",
+        {"gpu": "h 200"},
+        PATTERN,
+        at="spec.nodeSelector.gpu",
+    ),
+    bad_class(
+        "a label's name that ends in a dot",
+        "spec.nodeSelector",
+        {"gpu.": "h200"},
+        "got 'gpu.', allowed: a label key",
+        By.RULE,
+    ),
     bad_class("an underscore", "spec.runtimeClassName", "n_v", PATTERN),
     bad_class("a misspelt key", "spec.alowedIsolations", ["MPS"], "unknown field", By.STRICT),
 )

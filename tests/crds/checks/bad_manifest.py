@@ -36,6 +36,7 @@ class By(StrEnum):
 
     SCHEMA = "schema"  # types, ranges, patterns, kinds of lists: in words of its own
     RULE = "rule"  # CEL: in the decoder's words
+    KEYS = "keys"  # two items of a list with the same key: in words of its own, and no keyword of JSON Schema
     STRICT = "strict"  # an unknown key; kubectl asks for strict field validation
 
 

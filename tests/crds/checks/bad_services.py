@@ -7,6 +7,7 @@ from changed_manifest import ABSENT
 
 URI, RESOURCES, PARTITION = "spec.model.uri", "spec.resources", "spec.partition"
 BOUNDS, INITIAL, SCHEDULING = f"{PARTITION}.bounds", f"{PARTITION}.initial", "spec.scheduling"
+TOLERATIONS, SELECTOR = f"{SCHEDULING}.tolerations", f"{SCHEDULING}.nodeSelector"
 BYTES = "allowed: a positive quantity of bytes such as 40Gi, 512Mi, 2G"
 CPUS = 'allowed: a positive quantity of CPUs such as "4", 500m, 1.5'
 NODES_DECIDE = "allowed: absent with placement EveryNode: the nodes decide"
@@ -58,6 +59,32 @@ SERVICES = (
     bad("no class name", "spec.classRef", {"name": ""}, PATTERN, at="spec.classRef.name"),
     bad("an underscore", f"{SCHEDULING}.runtimeClassName", "n_v", PATTERN),
     bad("an empty served name", "spec.model.servedName", "", "should be at least 1 chars long"),
+    bad("a digit first in the name", "metadata.name", "2chat", PATTERN),
+    bad(
+        "a space in a taint's key",
+        TOLERATIONS,
+        [{"key": "gpu node", "operator": "Exists"}],
+        PATTERN,
+        at=f"{TOLERATIONS}[0].key",
+    ),
+    bad(
+        "a taint's value that ends in a dash",
+        TOLERATIONS,
+        [{"key": "gpu"}, {"key": "gpu", "value": "h200-"}],
+        PATTERN,
+        at=f"{TOLERATIONS}[1].value",
+    ),
+    bad("a slash in a label's value", SELECTOR, {"gpu": "h200/sxm"}, PATTERN, at=f"{SELECTOR}.gpu"),
+    bad("a label's value of 64 characters", SELECTOR, {"gpu": "h" * 64}, "Too long", at=f"{SELECTOR}.gpu"),
+    # lists
+    bad(
+        "a secret twice",
+        f"{SCHEDULING}.imagePullSecrets",
+        [{"name": "a"}, {"name": "b"}, {"name": "a"}],
+        "Duplicate value",
+        By.KEYS,
+        at=f"{SCHEDULING}.imagePullSecrets[2]",
+    ),
     # choices
     bad("an unknown dtype", "spec.model.dtype", "INT4", CHOICE),
     bad("an unknown placement", "spec.placement", "Everywhere", CHOICE),
@@ -66,6 +93,20 @@ SERVICES = (
     bad("a mode in lower case", f"{PARTITION}.mode", "auto", CHOICE),
     bad("an unknown policy", f"{PARTITION}.policy", "Fastest", CHOICE),
     bad("an unknown isolation", f"{PARTITION}.isolation", "MIG", CHOICE),
+    bad(
+        "an operator of selectors",
+        TOLERATIONS,
+        [{"key": "gpu", "operator": "In"}],
+        CHOICE,
+        at=f"{TOLERATIONS}[0].operator",
+    ),
+    bad(
+        "an unknown effect",
+        TOLERATIONS,
+        [{"key": "gpu", "effect": "NoRun"}],
+        CHOICE,
+        at=f"{TOLERATIONS}[0].effect",
+    ),
     # unknown keys
     bad("a key with more to it", f"{PARTITION}.policyName", "SLOFeedback", "unknown field", By.STRICT),
     bad("snake case", "spec.http.max_queued_requests", 1, "unknown field", By.STRICT),
@@ -89,6 +130,21 @@ SERVICES = (
     bad("hf without organisation", URI, "hf://llama", "hf://ORG/NAME or hf://ORG/NAME@REVISION", By.RULE),
     bad("a claim in upper case", URI, "pvc://Claim/a", "allowed: pvc://CLAIM/PATH", By.RULE),
     bad("an image with a space", URI, "image://a b", "allowed: image://REGISTRY/NAME:TAG", By.RULE),
+    bad("a vertical tab in a claim's path", URI, "pvc://claim/a\vb", "allowed: pvc://CLAIM/PATH", By.RULE),
+    bad(
+        "a no-break space in an image",
+        URI,
+        "image://r.io/m\u00a0x",
+        "allowed: image://REGISTRY/NAME:TAG",
+        By.RULE,
+    ),
+    bad(
+        "a separator control in an image",
+        URI,
+        "image://r.io/m\x1cx",
+        "allowed: image://REGISTRY/NAME:TAG",
+        By.RULE,
+    ),
     bad("a relative file", URI, "file://a.gguf", "allowed: file:///ABSOLUTE/PATH", By.RULE),
     bad("an empty built-in", URI, "builtin://", "builtin://NAME, such as builtin://smollm2-135m", By.RULE),
     bad("a line break in a file", URI, "file:///a\nb", "allowed: file:///ABSOLUTE/PATH", By.RULE),
@@ -151,6 +207,44 @@ SERVICES = (
         "got 0, allowed: 1 or more while maxSurge is 0: else no pod can be replaced",
         By.RULE,
         at="spec.rollout.maxUnavailable",
+    ),
+    bad(
+        "a toleration of no key",
+        TOLERATIONS,
+        [{"value": "h200"}],
+        "got 'Equal', allowed: Exists where key is absent, which means all keys",
+        By.RULE,
+        at=f"{TOLERATIONS}[0].operator",
+    ),
+    bad(
+        "a value that exists",
+        TOLERATIONS,
+        [{"key": "gpu", "operator": "Exists", "value": "h200"}],
+        "got 'h200', allowed: absent with operator Exists, which asks for no value",
+        By.RULE,
+        at=f"{TOLERATIONS}[0].value",
+    ),
+    bad(
+        "seconds without eviction",
+        TOLERATIONS,
+        [{"key": "gpu", "effect": "NoSchedule", "tolerationSeconds": 30}],
+        "got 30, allowed: absent unless effect is NoExecute",
+        By.RULE,
+        at=f"{TOLERATIONS}[0].tolerationSeconds",
+    ),
+    bad(
+        "a space in a label's key",
+        SELECTOR,
+        {"gpu": "h200", "my gpu": "h200"},
+        "got 'my gpu', allowed: a label key",
+        By.RULE,
+    ),
+    bad(
+        "two prefixes of a label",
+        SELECTOR,
+        {"a.io/b/gpu": "h200"},
+        "got 'a.io/b/gpu', allowed: a label key",
+        By.RULE,
     ),
     Bad(
         id="replicas on every node",

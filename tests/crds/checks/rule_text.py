@@ -57,4 +57,11 @@ def message_pattern(expression: str) -> str:
 
 def _split(values: str) -> list[str]:
     """By the commas outside brackets."""
-    return re.split(r",\s*(?![^()]*\))", values)
+    parts, depth = [""], 0
+    for character in values:
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts

@@ -124,10 +124,21 @@ def default_defects(place: Place) -> Iterator[str]:
         yield f"does not say {words!r}"
 
 
+def list_key_defects(place: Place) -> Iterator[str]:
+    if get_origin(place.bare) is not tuple:
+        return
+    key = shape.list_key(place.annotation)
+    wanted = None if key is None else [key]
+    given = place.schema.get("x-kubernetes-list-map-keys")
+    if given != wanted or (place.schema.get("x-kubernetes-list-type") == "map") is not (key is not None):
+        yield f"x-kubernetes-list-map-keys is {given}, by the wire type {wanted}"
+
+
 CHECKS: tuple[Callable[[Place], Iterator[str]], ...] = (
     key_defects,
     required_defects,
     keyword_defects,
+    list_key_defects,
     default_defects,
 )
 
