@@ -256,8 +256,8 @@ def test_a_pause_holds_a_trial_where_it_is(
         cluster.wait(
             lambda: cluster.conditions("pauses").get("Progressing") == ("Unknown", "Paused"), "it is seen"
         )
-        rounds = operator.metric("semipd_operator_rounds_total") + 25
-        pods.until(lambda _: operator.metric("semipd_operator_rounds_total") >= rounds, "rounds go by")
+        rounds = operator.metric("semipd_operator_rounds") + 25
+        pods.until(lambda _: operator.metric("semipd_operator_rounds") >= rounds, "rounds go by")
         assert pods.rollout()["stage"] == "OnePod"
         assert sum(pod.model == "new" for pod in pods.play()) == 1
         cluster.annotate("pauses", paused=None)
