@@ -14,6 +14,7 @@ from semipd_core.errors import InvalidSpec
 from semipd_operator.apply.applier import Applier, FieldOwned
 from semipd_operator.apply.recorder import Recorder
 from semipd_operator.autoscale import Scaler
+from semipd_operator.looped import Looped
 from semipd_operator.observe.revisions import Revisions
 from semipd_operator.observe.world import World
 from semipd_operator.plan.class_choice import choose_class
@@ -24,7 +25,7 @@ from semipd_operator.plan.plan import Admission, Installation, Plan, admit, asks
 from semipd_operator.plan.template_trial import Rollout
 from semipd_operator.plan.transitions import find_transitions
 from semipd_operator.plan.trial_status import recorded_rollout
-from semipd_operator.rounds import Looped, Rounds
+from semipd_operator.rounds import Rounds
 from semipd_shell import log
 from semipd_shell.informer import Key
 

@@ -5,77 +5,35 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from semipd_core.api.partition import SemiPDPartition
-from semipd_core.api.service import SloStatus
 from semipd_core.cluster import loop as cluster
 from semipd_core.cluster.canary import Fleet
-from semipd_core.cluster.state import ClusterConfig, ClusterRound, ClusterState
+from semipd_core.cluster.state import ClusterConfig
 from semipd_core.cluster.template_rollout import TemplateTrial, follow_template
-from semipd_core.cluster.verdicts import NOTHING_JUDGED, Verdicts
-from semipd_core.partition import Partition, Wish
+from semipd_core.cluster.verdicts import NOTHING_JUDGED
+from semipd_core.partition import Partition
 from semipd_core.policies.decision import Reason
 from semipd_core.slo.pooled import is_fresh
 from semipd_core.telemetry import EngineReport
-from semipd_operator.loop_metrics import Tally
+from semipd_operator.looped import Looped, gist
 from semipd_operator.observe.scrape import Scraper
 from semipd_operator.plan.figures import slo_status
 from semipd_operator.plan.fleet import build_fleet
-from semipd_operator.plan.loop_settings import fit_state, loop_config, note, wish_of
+from semipd_operator.plan.loop_settings import fit_state, loop_config
 from semipd_operator.plan.observed import Observed, PodView
 from semipd_operator.plan.plan import Admission
 from semipd_operator.plan.resume import pinned_split, resume_state
-from semipd_operator.plan.status import Loop
 from semipd_operator.plan.template import wanted_template
-from semipd_operator.plan.template_trial import NO_ROLLOUT, Note, Rollout, conclude, fit_rollout
-from semipd_operator.plan.trial_status import canary_status, recorded_rollout, rollout_status
+from semipd_operator.plan.template_trial import Rollout, conclude, fit_rollout
+from semipd_operator.plan.trial_status import recorded_rollout
 from semipd_shell import log
 from semipd_shell.informer import Key
 
 DEADLINE_SHARE = 0.8  # of a round, for the scrape
 
 _log = log.logger(__name__)
-
-
-@dataclass(slots=True)
-class Looped:
-    """One service's loop. `round` is None until the first look."""
-
-    config: ClusterConfig
-    state: ClusterState
-    round: ClusterRound | None = None
-    tally: Tally = field(default_factory=Tally)
-    figures: SloStatus | None = None  # as the status shows them
-    rollout: Rollout = NO_ROLLOUT
-    replicas: int = 0  # that the service asks for
-    is_autoscaled: bool = False  # then every round is news
-
-    @property
-    def wish(self) -> Wish:
-        """Of every pod but the canaries."""
-        return wish_of(self.state, self.config)
-
-    @property
-    def canaries(self) -> dict[str, Wish]:
-        canary = self.state.canary
-        return dict.fromkeys(canary.pods, canary.wish) if canary is not None else {}
-
-    @property
-    def loop(self) -> Loop | None:
-        if self.round is None:
-            return None
-        return Loop(state=self.state, round=self.round, slo=self.config.slo, average_s=self.config.average_s)
-
-    @property
-    def window(self) -> Verdicts:
-        return Verdicts.of(self.round.window) if self.round is not None else NOTHING_JUDGED
-
-    def take(self, rollout: Rollout, said: Note | None, now_s: float) -> None:
-        """Another step of a new template."""
-        self.rollout = rollout
-        if said is not None:
-            self.state = note(self.state, said.reason, said.message, now_s)
 
 
 class Rounds:
@@ -172,7 +130,7 @@ class Rounds:
         self, key: Key, looped: Looped, pods: list[PodView], reports: Mapping[str, list[EngineReport]]
     ) -> None:
         """What each pod was granted matters to a canary alone. The split follows the pods that try no new template."""
-        before, state, trial = _gist(looped), looped.state, looped.rollout.trial
+        before, state, trial = gist(looped), looped.state, looped.rollout.trial
         now_s = self._now_s()
         partitions = self._partitions_of(key) if state.canary is not None else {}
         fleet = build_fleet(pods, reports, partitions)
@@ -197,7 +155,7 @@ class Rounds:
                 reason=decision.reason,
                 message=decision.message,
             )
-        if looped.is_autoscaled or _gist(looped) != before:
+        if looped.is_autoscaled or gist(looped) != before:
             self._on_news(key)
 
     def _try_template(
@@ -243,21 +201,3 @@ def _by_engine(
     """A pod that does not answer is one engine without data."""
     found: dict[str, EngineReport | None] = {pod.name: None for pod in pods if pod.name not in reports}
     return found | {report.engine_id: report for each in reports.values() for report in each}
-
-
-def _gist(looped: Looped) -> tuple[object, ...]:
-    """What of a loop shows in the service's status: what does not change it need not be looked at."""
-    if looped.round is None:
-        return ()
-    return (
-        looped.state.decision_id,
-        canary_status(looped.state),
-        rollout_status(looped.rollout),
-        looped.state.proven,
-        looped.state.decisions[0].decision.partition if looped.state.decisions else None,
-        looped.round.decision.reason,
-        (looped.round.advice.partition, looped.round.advice.reason),
-        looped.round.window_state,
-        looped.round.window.engines,
-        looped.figures,
-    )
