@@ -209,6 +209,34 @@ def test_without_room_to_surge_the_canary_takes_the_place_of_a_pod(
         assert min(counts.get("old", 0) for counts in on_trial) == 3
 
 
+def test_a_canary_that_finds_no_room_takes_the_place_of_a_pod_where_the_spec_allows_it(
+    cluster: Cluster, operator: OperatorProcess, agents: Agents
+) -> None:
+    with deployed(cluster, agents, "full", 4, maxSurge=1, maxUnavailable=1) as pods:
+        pods.places = 4
+        ask_for(cluster, "full", "new")
+        pods.until(lambda found: is_all("new", found, 4) and not pods.rollout(), "all pods run it")
+        on_trial = [counts for stage, counts, _ in pods.seen if stage == "OnePod"]
+        assert min(counts.get("old", 0) for counts in on_trial) == 3
+        assert pods.most("new", "OnePod") == 1
+        assert min(ready for stage, _, ready in pods.seen if stage) >= 3
+
+
+def test_a_canary_that_finds_no_room_waits_where_no_pod_may_go_first(
+    cluster: Cluster, operator: OperatorProcess, agents: Agents
+) -> None:
+    with deployed(cluster, agents, "waits", 3, maxSurge=1, maxUnavailable=0) as pods:
+        pods.places = 3
+        ask_for(cluster, "waits", "new")
+        pods.until(
+            lambda _: condition(cluster, "waits", "Progressing")[1] == "CannotSurge", "a condition says so"
+        )
+        assert "no GPU is free" in condition(cluster, "waits", "Progressing")[2]
+        assert sum(pod.is_ready for pod in pods.play()) == 3
+        pods.places = 4
+        pods.until(lambda found: is_all("new", found, 3), "with room it goes on")
+
+
 def test_a_service_is_scaled_while_a_template_is_on_trial(
     cluster: Cluster, operator: OperatorProcess, agents: Agents
 ) -> None:
