@@ -171,6 +171,22 @@ def test_a_model_that_misses_is_rolled_back_to_the_same_revision_and_not_tried_a
         cluster.wait(lambda: condition(cluster, "misses", "Degraded")[0] == "False", "nothing is wrong")
 
 
+def test_a_model_that_misses_in_more_than_one_pod_is_rolled_back_from_there(
+    cluster: Cluster, operator: OperatorProcess, agents: Agents
+) -> None:
+    with deployed(cluster, agents, "fades", 8) as pods:
+        before = pods.play()
+        ask_for(cluster, "fades", "fades")
+        pods.until(lambda _: pods.rollout().get("stage") == "Percent", "one pod has done well")
+        pods.until(lambda _: pods.rollout()["stage"] == "RolledBack", "two have not")
+        back = pods.until(lambda found: is_all("old", found, 8), "all pods run what ran before")
+        assert len({pod.uid for pod in back} & {pod.uid for pod in before}) == 7, (
+            "one had gone for the second"
+        )
+        assert min(ready for stage, _, ready in pods.seen if stage) >= 8
+        assert "2 pods: 10.0 % of" in decisions(cluster, "fades")["RolloutFailed"]
+
+
 def test_a_model_that_is_asked_back_half_way_leaves_the_pods_as_they_were(
     cluster: Cluster, operator: OperatorProcess, agents: Agents
 ) -> None:

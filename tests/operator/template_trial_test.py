@@ -139,6 +139,15 @@ SKIPS = {"semipd.io/skip-canary": "true"}
         ),
         pytest.param(
             TRIED,
+            THIRD,
+            fleet("new", runs=("new",), revisions=("new", "old")),
+            "trial",
+            Reason.ROLLOUT_STARTED,
+            "third by engine:1",
+            id="a third template while only the one on trial is ready: what ran before is still the base",
+        ),
+        pytest.param(
+            TRIED,
             NEW,
             fleet("new", annotations=SKIPS),
             "none",
