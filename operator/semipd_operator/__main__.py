@@ -23,6 +23,7 @@ from semipd_operator.apply.recorder import Recorder
 from semipd_operator.health import Health, serve_health
 from semipd_operator.kopf_watch import KopfWatch
 from semipd_operator.lease import Election
+from semipd_operator.observe.revisions import Revisions
 from semipd_operator.observe.scrape import Scraper, open_client
 from semipd_operator.observe.world import World
 from semipd_operator.optional_kinds import find_optional_kinds
@@ -59,6 +60,7 @@ class Operator:
             self.world.pods,
             self.world.partitions,
             self._note_dirty,
+            canary_start_s=settings.canary_start_seconds,
         )
         self.queue = WorkQueue(self._reconcile)
         self.health = Health()
@@ -85,7 +87,9 @@ class Operator:
                 optional_kinds=kinds,
             )
             recorder = Recorder(self.client, self.settings.identity, lambda: datetime.now(UTC))
-            self._reconciler = Reconciler(self.world, self.applier, self.rounds, installation, recorder)
+            self._reconciler = Reconciler(
+                self.world, self.applier, self.rounds, installation, recorder, Revisions(self.client)
+            )
             self._note_dirty(None)
             tasks.create_task(self.queue.run(self.settings.workers))
             tasks.create_task(self.rounds.run(self.election.is_leading))

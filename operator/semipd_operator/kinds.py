@@ -13,6 +13,7 @@ PARTITION: Any = create_namespaced_resource(GROUP, "v1alpha1", "SemiPDPartition"
 CLASS: Any = create_global_resource(GROUP, "v1alpha1", "SemiPDClass", "semipdclasses")
 DEPLOYMENT: Any = create_namespaced_resource("apps", "v1", "Deployment", "deployments")
 DAEMON_SET: Any = create_namespaced_resource("apps", "v1", "DaemonSet", "daemonsets")
+REPLICA_SET: Any = create_namespaced_resource("apps", "v1", "ReplicaSet", "replicasets")
 POD: Any = create_namespaced_resource("", "v1", "Pod", "pods")
 K8S_SERVICE: Any = create_namespaced_resource("", "v1", "Service", "services")
 SERVICE_ACCOUNT: Any = create_namespaced_resource("", "v1", "ServiceAccount", "serviceaccounts")

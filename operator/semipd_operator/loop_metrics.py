@@ -12,10 +12,12 @@ from prometheus_client.registry import Collector
 
 from semipd_core.cluster.state import ClusterRound, ClusterState
 from semipd_core.policies.decision import Reason
+from semipd_operator.plan.template_trial import Rollout
 from semipd_shell.informer import Key
 
 LABELS = ["namespace", "name"]
 STAGES = {None: 0, "OnePod": 1, "Percent": 2}
+ROLLED_BACK = 3
 
 
 @dataclass(slots=True)
@@ -38,6 +40,7 @@ class LoopReading(Protocol):
 
     state: ClusterState
     tally: Tally
+    rollout: Rollout
 
 
 class LoopCollector(Collector):
@@ -57,14 +60,21 @@ class LoopCollector(Collector):
         stage = GaugeMetricFamily(
             "semipd_service_canary_stage", "0: none, 1: one pod, 2: canaryPercent of the pods", labels=LABELS
         )
+        rollout = GaugeMetricFamily(
+            "semipd_service_rollout_stage",
+            "of a new pod template; 0: none, 1: one pod, 2: canaryPercent of the pods, 3: rolled back",
+            labels=LABELS,
+        )
         for key, reading in self._readings.items():
-            canary = reading.state.canary
+            canary, trial = reading.state.canary, reading.rollout.trial
+            refused = ROLLED_BACK if reading.rollout.refusal else None
+            rollout.add_metric(key, refused or STAGES[trial.stage if trial else None])
             moves.add_metric(key, reading.tally.moves)
             back.add_metric(key, reading.tally.roll_backs)
             stage.add_metric(key, STAGES[canary.stage if canary else None])
             for reason, count in sorted(reading.tally.decisions.items()):
                 decisions.add_metric([*key, reason], count)
-        return [moves, back, decisions, stage]
+        return [moves, back, decisions, stage, rollout]
 
 
 def add_loop_metrics(registry: CollectorRegistry, readings: Mapping[Key, LoopReading]) -> None:

@@ -13,7 +13,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from semipd_core.cluster import pressure
-from semipd_operator.rounds import Looped
+from semipd_operator.looped import Looped
 from semipd_shell.informer import Key
 
 LABELS = ("namespace", "name")

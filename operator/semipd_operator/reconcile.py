@@ -9,19 +9,23 @@ from typing import Any
 
 from semipd_core.api import codec
 from semipd_core.api.conditions import Condition, ConditionStatus, ConditionType, set_condition
-from semipd_core.api.service import SemiPDService
+from semipd_core.api.service import RolloutStatus, SemiPDService, ServiceStatus
 from semipd_core.errors import InvalidSpec
 from semipd_operator.apply.applier import Applier, FieldOwned
 from semipd_operator.apply.recorder import Recorder
 from semipd_operator.autoscale import Scaler
+from semipd_operator.looped import Looped
+from semipd_operator.observe.revisions import Revisions
 from semipd_operator.observe.world import World
 from semipd_operator.plan.class_choice import choose_class
 from semipd_operator.plan.guard_rails import gpus_per_pod
 from semipd_operator.plan.observed import Observed
 from semipd_operator.plan.partitions import is_asked
 from semipd_operator.plan.plan import Admission, Installation, Plan, admit, asks_for_more, build_plan
+from semipd_operator.plan.template_trial import Rollout
 from semipd_operator.plan.transitions import find_transitions
-from semipd_operator.rounds import Looped, Rounds
+from semipd_operator.plan.trial_status import recorded_rollout
+from semipd_operator.rounds import Rounds
 from semipd_shell import log
 from semipd_shell.informer import Key
 
@@ -36,9 +40,10 @@ class Reconciler:
         rounds: Rounds,
         installation: Installation,
         recorder: Recorder,
+        revisions: Revisions,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._world, self._applier, self._rounds = world, applier, rounds
+        self._world, self._applier, self._rounds, self._revisions = world, applier, rounds, revisions
         self._installation = installation
         self._recorder = recorder
         self._now = now
@@ -50,6 +55,7 @@ class Reconciler:
         if found is None or "deletionTimestamp" in found["metadata"]:
             self._rounds.forget(key)
             self._scaler.forget(key)
+            self._revisions.forget(key)
             return
         try:
             observed = self._world.observe(key)
@@ -60,6 +66,8 @@ class Reconciler:
         except InvalidSpec as error:
             await self._refuse(key, error)
             return
+        rollout = looped.rollout if looped else recorded_rollout(observed)
+        kept = await self._kept_template(key, rollout, observed)
         plan = build_plan(
             observed,
             admission,
@@ -69,6 +77,8 @@ class Reconciler:
             scale_refusal=self._scaler.refusal(key),
             now=self._time(),
             canaries=looped.canaries if looped else {},
+            rollout=rollout,
+            kept=kept,
         )
         await self._apply(key, observed, plan)
 
@@ -78,7 +88,16 @@ class Reconciler:
             return self._rounds.services.get(key)
         return self._rounds.follow(key, admission, observed)
 
+    async def _kept_template(self, key: Key, rollout: Rollout, observed: Observed) -> dict[str, Any] | None:
+        """What all pods are to run after a roll-back. Raises: ApiError, httpx2.HTTPError, RevisionGone."""
+        if rollout.refusal is None:
+            self._revisions.forget(key)
+            return None
+        base = next((each for each in observed.revisions if each.template == rollout.refusal.base), None)
+        return await self._revisions.template(key, base) if base is not None else None
+
     async def _apply(self, key: Key, observed: Observed, plan: Plan) -> None:
+        observed = await self._note_rollout(key, observed, plan)
         children = self._world.children(key)
         conflicts = []
         for manifest in plan.children:
@@ -98,6 +117,18 @@ class Reconciler:
         await self._apply_status(key, observed.service, plan, conflicts)
         for manifest in plan.partitions:
             await self._apply_partition(observed, manifest)
+
+    async def _note_rollout(self, key: Key, observed: Observed, plan: Plan) -> Observed:
+        """Before any pod is replaced: another operator goes on from there. The service as it is after that."""
+        service, status = observed.service, observed.service.status or ServiceStatus()
+        if _step_of(status.rollout) == _step_of(plan.status.rollout):
+            return observed
+        said = codec.encode(replace(status, rollout=plan.status.rollout))
+        version = await self._applier.apply_status(
+            key.name, key.namespace, said, service.metadata.resource_version
+        )
+        metadata = replace(service.metadata, resource_version=version)
+        return replace(observed, service=replace(service, metadata=metadata))
 
     async def _apply_partition(self, observed: Observed, manifest: dict[str, Any]) -> None:
         partition = observed.partitions.get(manifest["metadata"]["name"])
@@ -166,3 +197,7 @@ class Reconciler:
 
     def _time(self) -> str:
         return self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _step_of(rollout: RolloutStatus | None) -> tuple[str, str, str] | None:
+    return (rollout.template, rollout.base, rollout.stage) if rollout is not None else None

@@ -4,59 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 
 from semipd_core.api.partition import SemiPDPartition
-from semipd_core.api.service import SloStatus
 from semipd_core.cluster import loop as cluster
-from semipd_core.cluster.state import ClusterConfig, ClusterRound, ClusterState
-from semipd_core.partition import Partition, Wish
+from semipd_core.cluster.canary import Fleet
+from semipd_core.cluster.state import ClusterConfig
+from semipd_core.cluster.template_rollout import TemplateTrial, follow_template
+from semipd_core.cluster.verdicts import NOTHING_JUDGED
+from semipd_core.partition import Partition
+from semipd_core.policies.decision import Reason
+from semipd_core.slo.pooled import is_fresh
 from semipd_core.telemetry import EngineReport
-from semipd_operator.loop_metrics import Tally
+from semipd_operator.looped import Looped, gist
 from semipd_operator.observe.scrape import Scraper
 from semipd_operator.plan.figures import slo_status
 from semipd_operator.plan.fleet import build_fleet
-from semipd_operator.plan.loop_settings import fit_state, loop_config, wish_of
+from semipd_operator.plan.loop_settings import fit_state, loop_config
 from semipd_operator.plan.observed import Observed, PodView
 from semipd_operator.plan.plan import Admission
 from semipd_operator.plan.resume import pinned_split, resume_state
-from semipd_operator.plan.status import Loop
-from semipd_operator.plan.trial_status import canary_status
+from semipd_operator.plan.template import wanted_template
+from semipd_operator.plan.template_trial import Rollout, conclude, fit_rollout
+from semipd_operator.plan.trial_status import recorded_rollout
 from semipd_shell import log
 from semipd_shell.informer import Key
 
 DEADLINE_SHARE = 0.8  # of a round, for the scrape
 
 _log = log.logger(__name__)
-
-
-@dataclass(slots=True)
-class Looped:
-    """One service's loop. `round` is None until the first look."""
-
-    config: ClusterConfig
-    state: ClusterState
-    round: ClusterRound | None = None
-    tally: Tally = field(default_factory=Tally)
-    figures: SloStatus | None = None  # as the status shows them
-    is_autoscaled: bool = False  # then every round is news
-
-    @property
-    def wish(self) -> Wish:
-        """Of every pod but the canaries."""
-        return wish_of(self.state, self.config)
-
-    @property
-    def canaries(self) -> dict[str, Wish]:
-        canary = self.state.canary
-        return dict.fromkeys(canary.pods, canary.wish) if canary is not None else {}
-
-    @property
-    def loop(self) -> Loop | None:
-        if self.round is None:
-            return None
-        return Loop(state=self.state, round=self.round, slo=self.config.slo, average_s=self.config.average_s)
 
 
 class Rounds:
@@ -70,6 +47,7 @@ class Rounds:
         partitions_of: Callable[[Key], Mapping[str, SemiPDPartition]],
         on_news: Callable[[Key], None],
         now_s: Callable[[], float] = time.time,
+        canary_start_s: float = 1800.0,
     ) -> None:
         self.services: dict[Key, Looped] = {}
         self.rounds = 0  # done while leading
@@ -80,29 +58,52 @@ class Rounds:
         self._partitions_of = partitions_of
         self._on_news = on_news
         self._now_s = now_s
+        self._canary_start_s = canary_start_s
 
     def follow(self, key: Key, admission: Admission, observed: Observed) -> Looped:
         """The loop of a service that its class admits. Raises: InvalidSpec if the bounds hold no legal split."""
         assert admission.effective is not None
-        looped = self.services.get(key)
+        looped, now_s = self.services.get(key), self._now_s()
+        rollout, said = fit_rollout(
+            looped.rollout if looped is not None else recorded_rollout(observed),
+            wanted_template(admission.effective),
+            observed,
+            looped.window if looped is not None else NOTHING_JUDGED,
+            now_s,
+        )
+        config = self._config(admission, looped, observed, rollout)
+        if looped is None:
+            status = observed.service.status
+            looped = self.services[key] = Looped(
+                config=config,
+                state=resume_state(config, observed.partitions.values(), status, now_s),
+                figures=status.slo if status is not None else None,
+            )
+        elif looped.config != config:
+            if looped.config.paused and not config.paused:
+                rollout = rollout.begun_anew(now_s)
+            looped.state = fit_state(looped.state, config, now_s, looped.config)
+            looped.config = config
+        looped.take(rollout, said, now_s)
+        looped.replicas = observed.replicas
+        looped.is_autoscaled = admission.effective.spec.autoscale is not None
+        return looped
+
+    def _config(
+        self, admission: Admission, looped: Looped | None, observed: Observed, rollout: Rollout
+    ) -> ClusterConfig:
+        assert admission.effective is not None
         config = loop_config(
             admission.effective,
             self._round_s,
             pin=_pin(admission, looped, observed),
             paused=observed.is_paused,
+            canary_start_s=self._canary_start_s,
+            template_on_trial=rollout.trial is not None,
         )
-        if looped is None:
-            partitions, status = observed.partitions.values(), observed.service.status
-            looped = self.services[key] = Looped(
-                config=config,
-                state=resume_state(config, partitions, status, self._now_s()),
-                figures=status.slo if status is not None else None,
-            )
-        elif looped.config != config:
-            looped.state = fit_state(looped.state, config, self._now_s(), looped.config)
-            looped.config = config
-        looped.is_autoscaled = admission.effective.spec.autoscale is not None
-        return looped
+        if looped is None or rollout.held is None:
+            return config
+        return replace(config, subject=looped.config.subject)  # most pods run what ran before
 
     def forget(self, key: Key) -> None:
         self.services.pop(key, None)
@@ -128,16 +129,21 @@ class Rounds:
     def _step(
         self, key: Key, looped: Looped, pods: list[PodView], reports: Mapping[str, list[EngineReport]]
     ) -> None:
-        """What each pod was granted matters to a canary alone."""
-        before, state = _gist(looped), looped.state
+        """What each pod was granted matters to a canary alone. The split follows the pods that try no new template."""
+        before, state, trial = gist(looped), looped.state, looped.rollout.trial
+        now_s = self._now_s()
         partitions = self._partitions_of(key) if state.canary is not None else {}
+        fleet = build_fleet(pods, reports, partitions)
+        tried = {pod.name for pod in pods if trial is not None and pod.template == trial.template.digest}
         looped.state, looped.round = cluster.step(
             state,
             looped.config,
-            _by_engine(pods, reports),
-            self._now_s(),
-            fleet=build_fleet(pods, reports, partitions),
+            _by_engine([pod for pod in pods if pod.name not in tried], _without(reports, tried)),
+            now_s,
+            fleet=[member for member in fleet if member.name not in tried],
         )
+        if trial is not None and not looped.config.paused:
+            self._try_template(key, looped, trial, fleet, reports)
         looped.tally.note(state, looped.state, looped.round)
         looped.figures = slo_status(looped.round.window, looped.config.slo, looped.figures)
         if looped.round.changed:
@@ -149,8 +155,31 @@ class Rounds:
                 reason=decision.reason,
                 message=decision.message,
             )
-        if looped.is_autoscaled or _gist(looped) != before:
+        if looped.is_autoscaled or gist(looped) != before:
             self._on_news(key)
+
+    def _try_template(
+        self,
+        key: Key,
+        looped: Looped,
+        trial: TemplateTrial,
+        fleet: Fleet,
+        reports: Mapping[str, list[EngineReport]],
+    ) -> None:
+        now_s = self._now_s()
+        fresh = {
+            report.engine_id: report
+            for each in reports.values()
+            for report in each
+            if is_fresh(report, now_s=now_s, stale_after_s=looped.config.stale_after_s)
+        }
+        seen = follow_template(trial, looped.config, fleet, fresh, looped.replicas, now_s)
+        rollout, said = conclude(seen, trial, now_s)
+        looped.take(rollout, said, now_s)
+        if seen.reason is Reason.ROLLOUT_PASSED:  # what was proven was of another model or image
+            looped.state = replace(looped.state, proven=None, refusals=())
+        if said is not None:
+            _log.info("tries a template", service="/".join(key), reason=said.reason, message=said.message)
 
 
 def _pin(admission: Admission, looped: Looped | None, observed: Observed) -> Partition | None:
@@ -160,26 +189,15 @@ def _pin(admission: Admission, looped: Looped | None, observed: Observed) -> Par
     return looped.config.pin if looped is not None else pinned_split(observed.partitions.values())
 
 
+def _without(
+    reports: Mapping[str, list[EngineReport]], names: Collection[str]
+) -> Mapping[str, list[EngineReport]]:
+    return {name: each for name, each in reports.items() if name not in names}
+
+
 def _by_engine(
     pods: list[PodView], reports: Mapping[str, list[EngineReport]]
 ) -> dict[str, EngineReport | None]:
     """A pod that does not answer is one engine without data."""
     found: dict[str, EngineReport | None] = {pod.name: None for pod in pods if pod.name not in reports}
     return found | {report.engine_id: report for each in reports.values() for report in each}
-
-
-def _gist(looped: Looped) -> tuple[object, ...]:
-    """What of a loop shows in the service's status: what does not change it need not be looked at."""
-    if looped.round is None:
-        return ()
-    return (
-        looped.state.decision_id,
-        canary_status(looped.state),
-        looped.state.proven,
-        looped.state.decisions[0].decision.partition if looped.state.decisions else None,
-        looped.round.decision.reason,
-        (looped.round.advice.partition, looped.round.advice.reason),
-        looped.round.window_state,
-        looped.round.window.engines,
-        looped.figures,
-    )

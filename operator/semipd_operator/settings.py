@@ -23,6 +23,9 @@ class OperatorSettings(BaseSettings):
     watch_namespace: str | None = Field(None, max_length=63, pattern=_DNS_LABEL)  # None: the whole cluster
     identity: str = Field("semipd-operator", min_length=1)  # of this pod among the operator's pods
     round_seconds: float = Field(15.0, ge=0.5, le=600.0)  # between two looks of the cluster loop
+    canary_start_seconds: float = Field(
+        1800.0, ge=1.0, le=86_400.0
+    )  # within which the pods of a new template on trial are ready: a first start may fetch tens of GB
     resync_seconds: float = Field(
         300.0, ge=10.0, le=86_400.0
     )  # all services are looked at again, changed or not

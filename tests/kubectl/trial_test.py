@@ -11,8 +11,8 @@ from played_cluster import engine_report
 
 from semipd_core.api.fields import PartitionSplit
 from semipd_core.api.partition import BandSpec
-from semipd_core.api.service import CanaryStage, CanaryStatus, DecisionRecord, ServiceStatus
-from semipd_core.cluster.rollout import LONGEST_WINDOW_S
+from semipd_core.api.service import CanaryStage, CanaryStatus, DecisionRecord, RolloutStatus, ServiceStatus
+from semipd_core.cluster.evidence import LONGEST_WINDOW_S
 from semipd_core.policies.decision import Reason
 from semipd_core.telemetry import EngineReport
 from semipd_kubectl.draw.advise import draw_advice
@@ -324,3 +324,52 @@ def test_a_split_on_trial_is_not_advised_to_be_pinned_into_all_pods() -> None:
     assert "Move to 50/100 (TPOTMissed, on trial: see explain)" in text_of(draw_advice(found, NOW_S))
     elsewhere = build_advice(view(None, decisions=(decided,)))
     assert [each.what for each in elsewhere.follow] == ["to follow it now, with a pin"]
+
+
+def rollout_view(stage: CanaryStage, **changes: Any) -> ServiceView:
+    found = RolloutStatus(
+        template="b2",
+        base="a1",
+        image="engine:2",
+        model="pvc://models/chat",
+        stage=stage,
+        since="2026-11-21T11:59:00Z",
+        pods=("chat-3",),
+        judged=10,
+        attained=4,
+        judged_before=40,
+        attained_before=39,
+    )
+    status = ServiceStatus(rollout=replace(found, **changes))
+    plain = view(None)
+    return replace(plain, service=replace(plain.service, status=status))
+
+
+@pytest.mark.parametrize(
+    ("stage", "message", "said"),
+    [
+        pytest.param(
+            CanaryStage.ONE_POD,
+            "",
+            "A new template (pvc://models/chat by engine:2) is on trial in chat-3, of 3 pods, stage OnePod. "
+            "For 60s: 40.0 % of 10 requests attained; before the trial: 97.5 % of 40 requests attained.",
+            id="on trial",
+        ),
+        pytest.param(
+            CanaryStage.ROLLED_BACK,
+            "b2 is rolled back to a1: worse",
+            "A new template was rolled back 60s ago: b2 is rolled back to a1: worse "
+            "It is not tried again until the service asks for another one.",
+            id="rolled back",
+        ),
+    ],
+)
+def test_explain_says_which_template_is_on_trial(stage: CanaryStage, message: str, said: str) -> None:
+    assert said in " ".join(explained(rollout_view(stage, message=message)).split())
+
+
+def test_status_and_json_have_the_template_on_trial() -> None:
+    found = build_service(rollout_view(CanaryStage.PERCENT))
+    assert "a new template is on trial in 1 of 3 pods (Percent)" in text_of([draw_service(found, NOW_S)])
+    assert found.rollout is not None
+    assert (found.rollout.image, found.rollout.judged, found.rollout.attained) == ("engine:2", 10, 4)

@@ -21,6 +21,7 @@ from semipd_core.policies.decision import Decision, PolicyInputs, Reason
 from semipd_core.telemetry import SloTargets
 from semipd_operator.loop_metrics import Tally, add_loop_metrics
 from semipd_operator.plan.status import Loop, build_status
+from semipd_operator.plan.template_trial import NO_ROLLOUT, Rollout
 from semipd_operator.plan.transitions import Transition, find_transitions
 from semipd_shell.informer import Key
 
@@ -164,6 +165,7 @@ class Reading:
     state: ClusterState
     round: ClusterRound | None = None
     tally: Tally = field(default_factory=Tally)
+    rollout: Rollout = NO_ROLLOUT
 
 
 def test_metrics_count_moves_roll_backs_and_decisions_and_show_the_stage() -> None:

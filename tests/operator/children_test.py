@@ -14,6 +14,9 @@ from semipd_operator.plan.observed import ProxiesView
 from semipd_operator.plan.optional_children import INFERENCE_POOL, POD_MONITOR
 from semipd_operator.plan.plan import Installation, admit
 from semipd_operator.plan.routing import decide_route
+from semipd_operator.plan.target import decide_target
+from semipd_operator.plan.template import wanted_template
+from semipd_operator.plan.template_trial import NO_ROLLOUT
 
 INSTALLATION = Installation(namespace="semipd-system", engine_image="semipd/engine:1")
 CPU = service_class(default=True, device="CPU")
@@ -25,7 +28,10 @@ def children(cls: Any = CPU, kinds: tuple[str, ...] = (), **spec: Any) -> dict[s
     effective = admit(observed(service=found), [cls], INSTALLATION, 0).effective
     assert effective is not None
     route = decide_route(found.spec.routing, ProxiesView(), has_image=False)
-    built = build_children(effective, operator_namespace="semipd-system", kinds=kinds, route=route)
+    target = decide_target(NO_ROLLOUT, wanted_template(effective), effective, observed(service=found))
+    built = build_children(
+        effective, operator_namespace="semipd-system", kinds=kinds, route=route, target=target
+    )
     return {manifest["kind"]: manifest for manifest in built}
 
 

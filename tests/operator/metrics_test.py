@@ -13,8 +13,8 @@ from semipd_core.cluster.state import ClusterConfig
 from semipd_core.partition import Band, Isolation, Partition
 from semipd_core.slo import histogram
 from semipd_core.telemetry import CoordinatorReport, EngineReport, FrontEndReport, SloTargets, WindowSlot
+from semipd_operator.looped import Looped
 from semipd_operator.metrics import ServiceCollector
-from semipd_operator.rounds import Looped
 from semipd_shell.informer import Key
 
 SLO = SloTargets(ttft_percentile=90, ttft_ms=400, tpot_percentile=90, tpot_ms=60)

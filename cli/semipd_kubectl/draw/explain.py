@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rich.text import Text
 
 from semipd_kubectl.draw.lines import BAD, BOLD, DIM, WARN, Indented, toned
-from semipd_kubectl.draw.trial import trial_sentences
+from semipd_kubectl.draw.trial import rollout_sentences, trial_sentences
 from semipd_kubectl.reports.explain import ExplainReport
 from semipd_kubectl.reports.live import ServiceLive
 from semipd_kubectl.reports.status import PodReport, SloReport
@@ -27,6 +27,8 @@ def draw_explanation(report: ExplainReport, now_s: float) -> Iterator[Text | Ind
     yield toned("What is on trial", BOLD)
     trial = report.live.trial if report.live is not None else None
     yield from _indented(*trial_sentences(report.canary, report.proven, trial, now_s))
+    if report.rollout is not None:
+        yield from _indented(*rollout_sentences(report.rollout, now_s))
     yield toned("What holds it back", BOLD)
     yield from _indented(*_hold_sentences(report))
     yield toned("Last decisions", BOLD)

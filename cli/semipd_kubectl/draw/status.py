@@ -8,7 +8,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from semipd_kubectl.draw.lines import BAD, BOLD, DIM, GOOD, PLAIN, WARN, joined, toned
-from semipd_kubectl.draw.trial import trial_mark
+from semipd_kubectl.draw.trial import rollout_mark, trial_mark
 from semipd_kubectl.reports.status import (
     EngineReport,
     LatencyReport,
@@ -39,6 +39,8 @@ def draw_service(service: ServiceReport, now_s: float) -> Tree:
     tree.add(_split_line(service))
     if service.canary is not None:
         tree.add(toned(trial_mark(service.canary), WARN))
+    if service.rollout is not None:
+        tree.add(toned(rollout_mark(service.rollout), WARN))
     tree.add(_slo_line(service.slo))
     for condition in service.blocking:
         tree.add(toned(str(condition), WARN if condition.type == "SLOMet" else BAD))

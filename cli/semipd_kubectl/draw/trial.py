@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.text import Text
 
 from semipd_core.api.service import CanaryStage
 from semipd_kubectl.draw.lines import WARN, toned
 from semipd_kubectl.reports.live import Figures, TrialLive
-from semipd_kubectl.reports.trial import CanaryReport
+from semipd_kubectl.reports.trial import CanaryReport, RolloutReport
 from semipd_kubectl.reports.values import Range, age, left
 
 PODS_SHOWN = 5
@@ -43,13 +43,43 @@ def trial_mark(canary: CanaryReport) -> str:
     return f"{canary.partition} on trial in {len(canary.pods)} of {canary.of_pods} pods ({canary.stage})"
 
 
+def rollout_sentences(rollout: RolloutReport, now_s: float) -> Iterator[Text]:
+    if rollout.stage == CanaryStage.ROLLED_BACK:
+        yield toned(
+            f"A new template was rolled back {age(rollout.since, now_s)} ago: {rollout.message}", WARN
+        )
+        yield toned("It is not tried again until the service asks for another one.")
+        return
+    where = f"{_some(rollout.pods)}, of {rollout.of_pods} pods"
+    what = f"{rollout.model} by {rollout.image}"
+    yield toned(f"A new template ({what}) is on trial in {where}, stage {rollout.stage}.", WARN)
+    tried, before = (
+        _verdicts(judged, 1000 * attained // judged if judged else None)
+        for judged, attained in (
+            (rollout.judged, rollout.attained),
+            (rollout.judged_before, rollout.attained_before),
+        )
+    )
+    yield toned(f"For {age(rollout.since, now_s)}: {tried}; before the trial: {before}.")
+
+
+def rollout_mark(rollout: RolloutReport) -> str:
+    """In a few words, for a line that says more."""
+    if rollout.stage == CanaryStage.ROLLED_BACK:
+        return f"a new template was rolled back: {rollout.message}"
+    return f"a new template is on trial in {len(rollout.pods)} of {rollout.of_pods} pods ({rollout.stage})"
+
+
 def _on_trial(canary: CanaryReport, now_s: float) -> str:
-    more = len(canary.pods) - PODS_SHOWN
-    pods = ", ".join(canary.pods[:PODS_SHOWN]) + (f" and {more} more" if more > 0 else "")
     return (
         f"{canary.partition} is on trial in {len(canary.pods)} of {canary.of_pods} pods "
-        f"({pods or 'none that is there'}), stage {canary.stage}, for {age(canary.since, now_s)}."
+        f"({_some(canary.pods)}), stage {canary.stage}, for {age(canary.since, now_s)}."
     )
+
+
+def _some(pods: Sequence[str]) -> str:
+    more = len(pods) - PODS_SHOWN
+    return (", ".join(pods[:PODS_SHOWN]) + (f" and {more} more" if more > 0 else "")) or "none that is there"
 
 
 def _rolled_back(canary: CanaryReport, now_s: float) -> str:

@@ -8,7 +8,7 @@ from semipd_kubectl.observe.objects import ServiceView
 from semipd_kubectl.reports.holds import Hold, cooldown_left_s, find_holds, moves_of_last_hour_s
 from semipd_kubectl.reports.live import ServiceLive
 from semipd_kubectl.reports.status import PodReport, SloReport, build_pods, build_slo
-from semipd_kubectl.reports.trial import CanaryReport, build_canary
+from semipd_kubectl.reports.trial import CanaryReport, RolloutReport, build_canary, build_rollout
 from semipd_kubectl.reports.values import (
     DecisionReport,
     Range,
@@ -41,6 +41,7 @@ class ExplainReport(Wire, frozen=True, kw_only=True):
     max_moves_per_hour: int | None
     slo: SloReport
     canary: CanaryReport | None
+    rollout: RolloutReport | None
     proven: Range | None
     live: ServiceLive | None
     holds: list[Hold]
@@ -74,6 +75,7 @@ def build_explanation(view: ServiceView, live: ServiceLive | None, now_s: float)
         max_moves_per_hour=cls.max_switches_per_hour if cls is not None else None,
         slo=build_slo(view.service),
         canary=canary,
+        rollout=build_rollout(view),
         proven=range_of(status.proven) if status.proven is not None else None,
         live=live,
         holds=list(find_holds(view, decisions, canary, moves_s, now_s)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from semipd_core.cluster.rollout import LONGEST_WINDOW_S
+from semipd_core.cluster.evidence import LONGEST_WINDOW_S
 from semipd_core.node.observation import running_split
 from semipd_core.service_settings import slo_targets
 from semipd_core.slo.pooled import classify, pool_reports

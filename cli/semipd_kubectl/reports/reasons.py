@@ -45,6 +45,14 @@ MEANINGS: Mapping[Reason, str] = MappingProxyType(
         Reason.CANARY_FAILED: "worse in the trial: it was taken back",
         Reason.CANARY_EXPIRED: "the trial showed nothing in its time: it was taken back",
         Reason.CANARY_REFUSED: "the policy wants a split that failed in a trial, or one farther that way",
+        Reason.TEMPLATE_ON_TRIAL: "a new model, image or argument is on trial: no split moves meanwhile",
+        Reason.ROLLOUT_STARTED: "a new model, image or argument: one pod tries it",
+        Reason.ROLLOUT_WIDENED: "no worse so far: more pods try it",
+        Reason.ROLLOUT_PASSED: "no worse in the trial: all pods get the new template",
+        Reason.ROLLOUT_FAILED: "worse in the trial: the pods go back to the template before",
+        Reason.ROLLOUT_EXPIRED: "not ready, or nothing shown, in its time: back to the template before",
+        Reason.ROLLOUT_REVERTED: "the service asks for what ran before",
+        Reason.ROLLOUT_PLAIN: "a rolling update without a trial",
     }
 )
 

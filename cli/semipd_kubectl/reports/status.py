@@ -10,7 +10,7 @@ from semipd_core.api.service import SemiPDService, ServiceStatus
 from semipd_core.telemetry import Wire
 from semipd_kubectl.observe.objects import Fleet, PodView, ServiceView
 from semipd_kubectl.reports.conditions import ConditionReport, find_blocking, report_of
-from semipd_kubectl.reports.trial import CanaryReport, build_canary
+from semipd_kubectl.reports.trial import CanaryReport, RolloutReport, build_canary, build_rollout
 from semipd_kubectl.reports.values import DecisionReport, Range, Split, decisions_of, range_of, split_of
 
 LEAVING = "Leaving"
@@ -88,6 +88,7 @@ class ServiceReport(Wire, frozen=True, kw_only=True):
     blocking: list[ConditionReport]
     last_decision: DecisionReport | None
     canary: CanaryReport | None
+    rollout: RolloutReport | None
     pods: list[PodReport]
 
 
@@ -125,6 +126,7 @@ def build_service(view: ServiceView) -> ServiceReport:
         blocking=[report_of(condition) for condition in find_blocking(status.conditions)],
         last_decision=decisions[0] if decisions else None,
         canary=build_canary(view),
+        rollout=build_rollout(view),
         pods=build_pods(view),
     )
 

@@ -26,6 +26,42 @@ class CanaryReport(Wire, frozen=True, kw_only=True):
     attained_before: int
 
 
+class RolloutReport(Wire, frozen=True, kw_only=True):
+    """A pod template on trial, or the one that was rolled back last. `since` is RFC 3339."""
+
+    image: str
+    model: str
+    stage: str  # OnePod | Percent | RolledBack
+    since: str
+    pods: list[str]  # the first by name that run it
+    of_pods: int  # that are not leaving
+    judged: int
+    attained: int
+    judged_before: int
+    attained_before: int
+    message: str  # why it was rolled back
+
+
+def build_rollout(view: ServiceView) -> RolloutReport | None:
+    status = view.service.status
+    rollout = status.rollout if status is not None else None
+    if rollout is None:
+        return None
+    return RolloutReport(
+        image=rollout.image,
+        model=rollout.model,
+        stage=rollout.stage.value,
+        since=rollout.since,
+        pods=list(rollout.pods),
+        of_pods=sum(not pod.is_leaving for pod in view.pods),
+        judged=rollout.judged,
+        attained=rollout.attained,
+        judged_before=rollout.judged_before,
+        attained_before=rollout.attained_before,
+        message=rollout.message,
+    )
+
+
 def build_canary(view: ServiceView) -> CanaryReport | None:
     status = view.service.status
     canary = status.canary if status is not None else None

@@ -60,11 +60,13 @@ class PartitionMode(StrEnum):
 
 
 class CanaryStage(StrEnum):
-    """How far a split on trial has come."""
+    """How far a split, or a pod template, on trial has come."""
 
     ONE_POD = "OnePod"
     PERCENT = "Percent"  # spec.rollout.canaryPercent of the pods
-    ROLLED_BACK = "RolledBack"  # it, and what is farther the same way, is not asked for again for a while
+    ROLLED_BACK = (
+        "RolledBack"  # a split, and what is farther the same way, for a while; a template until it changes
+    )
 
 
 class IsolationChoice(StrEnum):
@@ -208,6 +210,24 @@ class CanaryStatus:
 
 
 @wire
+class RolloutStatus:
+    """A pod template on trial in a few pods, or the one that was rolled back last. Written before any pod runs it."""
+
+    template: NonEmpty  # digest of what is on trial
+    base: NonEmpty  # digest of what the other pods run, and all after a roll-back
+    image: str = ""  # of the template on trial
+    model: str = ""
+    stage: CanaryStage
+    since: str  # RFC 3339: of the stage
+    pods: tuple[DnsSubdomain, ...] = ()  # the first MAX_CANARY_PODS by name that run it
+    judged: int = 0  # requests of these pods, in this stage
+    attained: int = 0
+    judged_before: int = 0  # requests in the window before the trial
+    attained_before: int = 0
+    message: str = ""  # RolledBack: why, with both numbers
+
+
+@wire
 class ScalingRecord:
     """A change of spec.replicas by the `autoscale` block; `time` is RFC 3339."""
 
@@ -242,6 +262,7 @@ class ServiceStatus:
     slo: SloStatus | None = None
     decisions: tuple[DecisionRecord, ...] = ()  # the last 10, newest first
     canary: CanaryStatus | None = None
+    rollout: RolloutStatus | None = None
     proven: BandSpec | None = None  # None: no split has met the SLO yet
     scalings: tuple[ScalingRecord, ...] = ()  # the last 5, newest first
     conditions: Conditions = ()

@@ -19,6 +19,7 @@ class Member:
     engines: tuple[str, ...] = ()
     is_ready: bool = True
     applied_id: str | None = None  # the decision whose split all its engines were granted
+    template: str | None = None  # digest of the pod template that it runs; None: not known
 
 
 Fleet = Sequence[Member]

@@ -1,4 +1,4 @@
-"""What holds a policy's advice back: a pin, a pause, the mode, a failed canary, cooldown, moves per hour."""
+"""What holds a policy's advice back: a pin, a pause, the mode, a new template, a failed canary, cooldown, moves per hour."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ def guard(
         return hold(Reason.ADVISORY, "")
     if not wants_move:
         return advice
+    if config.template_on_trial:
+        return hold(Reason.TEMPLATE_ON_TRIAL, "a new pod template is on trial")
     if state.is_refused(advice.partition, now_s):
         return hold(Reason.CANARY_REFUSED, f"{advice.partition} failed as a canary or is farther that way")
     recent = recent_moves(state, now_s)

@@ -7,24 +7,15 @@ both beyond chance. After the last stage all pods follow: with nothing beside th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from semipd_core.api.service import CanaryStage
 from semipd_core.cluster.canary import Canary, Fleet, stage_size
+from semipd_core.cluster.evidence import FAILS_BELOW, PASSES_ABOVE, Evidence, Fresh, fit_pods, look
 from semipd_core.cluster.state import ClusterConfig
-from semipd_core.cluster.verdicts import Verdicts, chance_of_as_bad
+from semipd_core.cluster.verdicts import Verdicts
 from semipd_core.partition import Wish
-from semipd_core.policies.decision import MIN_REQUESTS, MISS_CHANCE_MAX, Reason
-from semipd_core.slo.pooled import PooledWindow, WindowState, classify, pool_reports
-from semipd_core.telemetry import SLOT_SECONDS, SLOTS_KEPT, EngineReport
-
-FAILS_BELOW = 0.02  # chance of being so much worse without a cause, at a look; a stage has a few looks
-PASSES_ABOVE = 0.2  # between the two more evidence is waited for
-LEAST_HARM = 0.02  # of the requests: what many requests prove may still be too little to matter
-LONGEST_WINDOW_S = float((SLOTS_KEPT - 2) * SLOT_SECONDS)  # what agents still remember
-
-Fresh = Mapping[str, EngineReport]
+from semipd_core.policies.decision import MIN_REQUESTS, Reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +30,7 @@ class Trial:
 
 def begin(fleet: Fleet, fresh: Fresh, wish: Wish, before: Verdicts, now_s: float) -> Canary | None:
     """In the first pod by name that is ready and reports; None if there is none."""
-    pods = _fit(fleet, fresh)
+    pods = fit_pods(fleet, fresh)
     if not pods:
         return None
     return Canary(wish=wish, pods=tuple(pods[:1]), stage=CanaryStage.ONE_POD, stage_s=now_s, before=before)
@@ -72,67 +63,18 @@ def follow(canary: Canary, config: ClusterConfig, fleet: Fleet, fresh: Fresh, no
     return Trial(canary=kept, reason=Reason.CANARY, message=evidence.words, changed=changed)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Evidence:
-    window: PooledWindow  # of the canaries
-    others: Verdicts
-    before: Verdicts
-    seconds: float  # since the canaries' requests are all about the split on trial
-    who: str
-
-    @property
-    def canaries(self) -> Verdicts:
-        return Verdicts.of(self.window)
-
-    @property
-    def rivals(self) -> Verdicts:
-        return self.others if self.others.judged >= MIN_REQUESTS else self.before
-
-    @property
-    def words(self) -> str:
-        name = "the others" if self.rivals is self.others else "before"
-        return f"{self.who}: {self.canaries} requests attained, {name} {self.rivals}"
-
-    def chance(self, config: ClusterConfig) -> float:
-        """That canaries which are no worse show so many misses; 1 where they keep the SLO, or miss it hardly more often.
-
-        Without anything to compare with nothing is worse: the policy asked for the move by what it saw.
-        """
-        is_bad = (
-            classify(self.window, config.slo) is WindowState.BAD
-            and self.window.chance_of_misses(config.slo) <= MISS_CHANCE_MAX
-        )
-        is_harm = self.canaries.miss_rate >= self.rivals.miss_rate + LEAST_HARM
-        return chance_of_as_bad(self.canaries, self.rivals) if is_bad and is_harm else 1.0
-
-    def is_enough(self, config: ClusterConfig) -> bool:
-        return self.canaries.judged >= config.canary_requests and self.seconds >= config.canary_window_s
-
-
-def _look(canary: Canary, config: ClusterConfig, fleet: Fleet, fresh: Fresh, now_s: float) -> _Evidence:
+def _look(canary: Canary, config: ClusterConfig, fleet: Fleet, fresh: Fresh, now_s: float) -> Evidence:
     assert canary.granted_s is not None
-    begun_s = canary.granted_s + config.carry_over_s
-    since_s = min(now_s, max(begun_s, now_s - LONGEST_WINDOW_S))
-    window, others = (
-        pool_reports(
-            [
-                fresh[engine]
-                for pod in fleet
-                for engine in pod.engines
-                if engine in fresh and (pod.name in canary.pods) is is_canary
-            ],
-            since_s=since_s,
-            now_s=now_s,
-            stale_after_s=config.stale_after_s,
-        )
-        for is_canary in (True, False)
-    )
-    return _Evidence(
-        window=window,
-        others=Verdicts.of(others),
+    return look(
+        fleet,
+        fresh,
+        config,
+        is_canary=lambda pod: pod.name in canary.pods,
+        is_other=lambda pod: pod.name not in canary.pods,
+        begun_s=canary.granted_s,
         before=canary.before,
-        seconds=now_s - begun_s,
         who=_who(canary),
+        now_s=now_s,
     )
 
 
@@ -143,24 +85,24 @@ def _keep(canary: Canary, config: ClusterConfig, fleet: Fleet, fresh: Fresh) -> 
     pods = [name for name in canary.pods if name in there][:size]
     if pods:
         return replace(canary, pods=tuple(pods))
-    return replace(canary, pods=tuple(_fit(fleet, fresh)[:1]), granted_s=None)
+    return replace(canary, pods=tuple(fit_pods(fleet, fresh)[:1]), granted_s=None)
 
 
 def _note_grants(canary: Canary, fleet: Fleet, fresh: Fresh, now_s: float) -> Canary:
     """Of a large fleet some pod is always out of order: who does not report is not waited for."""
     if canary.granted_s is not None:
         return canary
-    serving = set(_fit(fleet, fresh))
+    serving = set(fit_pods(fleet, fresh))
     waited = [pod for pod in fleet if pod.name in canary.pods and pod.name in serving]
     is_granted = all(pod.applied_id == canary.wish.decision_id for pod in waited)
     return replace(canary, granted_s=now_s) if waited and is_granted else canary
 
 
 def _widen(
-    canary: Canary, config: ClusterConfig, fleet: Fleet, fresh: Fresh, evidence: _Evidence, now_s: float
+    canary: Canary, config: ClusterConfig, fleet: Fleet, fresh: Fresh, evidence: Evidence, now_s: float
 ) -> Trial:
     size = _size(CanaryStage.PERCENT, config, fleet)
-    more = [name for name in _fit(fleet, fresh) if name not in canary.pods][: size - len(canary.pods)]
+    more = [name for name in fit_pods(fleet, fresh) if name not in canary.pods][: size - len(canary.pods)]
     if canary.stage is CanaryStage.PERCENT or size <= len(canary.pods) or size >= len(fleet) or not more:
         return Trial(canary=None, reason=Reason.CANARY_PASSED, message=evidence.words, changed=True)
     pods = tuple(sorted((*canary.pods, *more)))
@@ -172,15 +114,6 @@ def _widen(
 def _size(stage: CanaryStage, config: ClusterConfig, fleet: Fleet) -> int:
     assert config.canary_percent is not None, "there is a canary"
     return stage_size(stage, len(fleet), config.canary_percent)
-
-
-def _fit(fleet: Fleet, fresh: Fresh) -> list[str]:
-    """Pods that may try a split: ready, and all their engines report."""
-    return sorted(
-        pod.name
-        for pod in fleet
-        if pod.is_ready and pod.engines and all(engine in fresh for engine in pod.engines)
-    )
 
 
 def _who(canary: Canary) -> str:

@@ -52,6 +52,10 @@ class ClusterConfig:
     canary_window_s: float = 10.0  # … and at least so long
     canary_deadline_s: float = 600.0  # of a stage
     refused_for_s: float = REFUSED_FOR_S  # after a roll-back
+    canary_start_s: float = (
+        1800.0  # within which the pods of a template on trial are ready: a first start may fetch tens of GB
+    )
+    template_on_trial: bool = False  # then no split moves
 
     @classmethod
     def of(cls, config: AgentConfig) -> ClusterConfig:

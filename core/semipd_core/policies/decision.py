@@ -57,6 +57,14 @@ class Reason(StrEnum):
     CANARY_FAILED = "CanaryFailed"
     CANARY_EXPIRED = "CanaryExpired"  # nothing was learned within its time
     CANARY_REFUSED = "CanaryRefused"  # failed a while ago, or farther the same way
+    TEMPLATE_ON_TRIAL = "TemplateOnTrial"  # no split moves while a new pod template is on trial
+    ROLLOUT_STARTED = "RolloutStarted"  # of a new pod template, in one pod
+    ROLLOUT_WIDENED = "RolloutWidened"
+    ROLLOUT_PASSED = "RolloutPassed"
+    ROLLOUT_FAILED = "RolloutFailed"
+    ROLLOUT_EXPIRED = "RolloutExpired"  # not ready, or not proven, within its time
+    ROLLOUT_REVERTED = "RolloutReverted"  # the spec asks for what ran before
+    ROLLOUT_PLAIN = "RolloutPlain"  # a rolling update without a trial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,10 +9,12 @@ from typing import Any
 from semipd_core.api import codec
 from semipd_core.errors import InvalidSpec
 from semipd_operator.observe.child import view_child
-from semipd_operator.plan.naming import COMPONENT_LABEL, SERVICE_LABEL
+from semipd_operator.plan.naming import COMPONENT_LABEL, HASH_LABEL, SERVICE_LABEL, TEMPLATE_ANNOTATION
 from semipd_shell import log
 
 Object = Mapping[str, Any]
+
+_LABELS = (SERVICE_LABEL, COMPONENT_LABEL, HASH_LABEL)
 
 _log = log.logger(__name__)
 
@@ -60,9 +62,20 @@ def trim_child(kind: str, found: Object) -> Object:
     if kind in ("Deployment", "DaemonSet"):
         kept["spec"] = {"replicas": found.get("spec", {}).get("replicas", 1)}
         kept["status"] = share_words(found.get("status", {}))
+        kept["template"] = _template(found)
     if kind == "Service":
         kept["selector"] = share_words(found.get("spec", {}).get("selector") or {})
     return kept
+
+
+def trim_replica_set(found: Object) -> Object:
+    """Which revision of a Deployment it is, and how large."""
+    return {
+        "metadata": _metadata(found),
+        "hash": found["metadata"].get("labels", {}).get(HASH_LABEL, ""),
+        "template": _template(found),
+        "replicas": found.get("spec", {}).get("replicas", 0),
+    }
 
 
 def trim_partition(found: Object) -> Object:
@@ -96,11 +109,16 @@ def _without_version(kept: Object, name: str) -> Any:
     return value
 
 
+def _template(found: Object) -> str | None:
+    digest: str | None = found["metadata"].get("annotations", {}).get(TEMPLATE_ANNOTATION)
+    return digest
+
+
 def _metadata(found: Object, *more: str) -> Object:
-    """Of the labels only those that say whose it is: all of each object would be a tenth of the operator's memory."""
+    """Of the labels only those that say whose it is and of which revision: all would be a tenth of the operator's memory."""
     metadata, names = found["metadata"], ("name", "namespace", "resourceVersion", *more)
     given = metadata.get("labels", {})
-    labels = {name: given[name] for name in (SERVICE_LABEL, COMPONENT_LABEL) if name in given}
+    labels = {name: given[name] for name in _LABELS if name in given}
     shared: Object = share_words(
         {name: metadata[name] for name in names if name in metadata} | {"labels": labels}
     )

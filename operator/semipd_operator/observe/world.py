@@ -16,7 +16,7 @@ from semipd_core.api.service_class import SemiPDClass
 from semipd_core.errors import InvalidSpec
 from semipd_operator import kinds
 from semipd_operator.observe.child import ChildView
-from semipd_operator.observe.trim import is_news, trim_child, trim_partition, trim_pod
+from semipd_operator.observe.trim import is_news, trim_child, trim_partition, trim_pod, trim_replica_set
 from semipd_operator.plan.naming import (
     CHILD_MANAGER,
     COMPONENT_LABEL,
@@ -30,10 +30,12 @@ from semipd_operator.plan.observed import (
     Observed,
     PodView,
     ProxiesView,
+    RevisionView,
     WorkloadView,
     owns_replicas,
     view_pod,
     view_replicas_owner,
+    view_revision,
     view_workload,
     workload_kind,
 )
@@ -72,6 +74,7 @@ class World:
         self._child_kinds = list(kinds.WATCHED)
         self.informers = [
             self._informer(kinds.POD, "Pod", trim_pod, {SERVICE_LABEL: None}),
+            self._informer(kinds.REPLICA_SET, "ReplicaSet", trim_replica_set, MANAGED),
             self._informer(kinds.PARTITION, "SemiPDPartition", trim_partition, None),
             *(
                 self._informer(resource, kind, partial(trim_child, kind), MANAGED)
@@ -150,6 +153,7 @@ class World:
                 if owns_replicas(entry)
             ),
             proxies=self.proxies(key),
+            revisions=tuple(self.revisions(key)),
         )
 
     def service(self, key: Key) -> SemiPDService:
@@ -167,7 +171,13 @@ class World:
 
     def pods(self, key: Key) -> list[PodView]:
         """Of engines."""
-        return [view_pod(found) for found in self._pods(key, ENGINE)]
+        templates = {each.hash: each.template for each in self.revisions(key)}
+        return [view_pod(found, templates) for found in self._with_component("Pod", key, ENGINE)]
+
+    def revisions(self, key: Key) -> list[RevisionView]:
+        """Of engines, those that say which template they are; by their hash."""
+        found = map(view_revision, self._with_component("ReplicaSet", key, ENGINE))
+        return sorted((each for each in found if each is not None), key=lambda each: each.hash)
 
     def proxies(self, key: Key) -> ProxiesView:
         name = Key(key.namespace, child_name(key.name, PROXY_SUFFIX))
@@ -175,13 +185,13 @@ class World:
         service = self._of_service["Service"].get(key, {}).get(key, {})
         return ProxiesView(
             workload=view_workload(workload) if workload is not None else None,
-            pods=len(self._pods(key, PROXY)),
+            pods=len(self._with_component("Pod", key, PROXY)),
             answer=service.get("selector", {}).get(COMPONENT_LABEL) == PROXY,
         )
 
-    def _pods(self, key: Key, component: str) -> list[Object]:
-        pods = self._of_service["Pod"].get(key, {}).values()
-        return [each for each in pods if each["metadata"]["labels"].get(COMPONENT_LABEL, ENGINE) == component]
+    def _with_component(self, kind: str, key: Key, component: str) -> list[Object]:
+        held = self._of_service[kind].get(key, {}).values()
+        return [each for each in held if each["metadata"]["labels"].get(COMPONENT_LABEL, ENGINE) == component]
 
     def partitions(self, key: Key) -> dict[str, SemiPDPartition]:
         """Those that can be read; an agent of another release may write what this one does not know."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from semipd_core.api.conditions import ConditionStatus, ConditionType
 from semipd_core.api.partition import SemiPDPartition
 from semipd_core.cluster.autoscale import Fleet
-from semipd_operator.plan.observed import Observed, PodView
+from semipd_operator.plan.observed import Observed, PodView, is_unschedulable
 
 SWITCHING_SHARE = 0.1  # of the ready pods: agents answer bursts by themselves, one by one
 
@@ -17,7 +17,7 @@ def view_fleet(observed: Observed, replicas: int) -> Fleet:
     return Fleet(
         replicas=replicas,
         ready=sum(pod.is_ready for pod in pods),
-        unschedulable=sum(_is_unschedulable(pod) for pod in pods),
+        unschedulable=sum(map(is_unschedulable, pods)),
         engines_per_pod=observed.service.spec.resources.engines_per_pod,
         in_flight=_change_in_flight(observed, replicas, pods),
     )
@@ -55,7 +55,3 @@ def _is_moving(partition: SemiPDPartition) -> bool:
         for engine in status.engines
         for condition in engine.conditions
     )
-
-
-def _is_unschedulable(pod: PodView) -> bool:
-    return pod.node is None and pod.problem is not None and "nschedulable" in pod.problem

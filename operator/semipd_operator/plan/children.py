@@ -11,6 +11,7 @@ from semipd_operator.plan.optional_children import build_optional
 from semipd_operator.plan.pod import Manifest
 from semipd_operator.plan.proxy import build_proxy_children
 from semipd_operator.plan.routing import Route
+from semipd_operator.plan.target import Target
 from semipd_operator.plan.workload import build_disruption_budget, build_workload
 
 
@@ -20,6 +21,7 @@ def build_children(
     operator_namespace: str,
     kinds: Collection[str],
     route: Route,
+    target: Target,
     proxy_image: str | None = None,
 ) -> list[Manifest]:
     """In the order of need: an account before the pods that use it. `kinds` as in `optional_children`."""
@@ -29,6 +31,6 @@ def build_children(
         build_service(effective, route.backend),
         build_network_policy(effective, operator_namespace, has_proxies=route.has_endpoints),
         build_disruption_budget(effective),
-        build_workload(effective),
+        build_workload(effective, target),
         *build_optional(effective, kinds, has_proxies=route.has_proxies),
     ]

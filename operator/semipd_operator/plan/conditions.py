@@ -11,12 +11,14 @@ from semipd_core.api.partition import EnginePartitionStatus, GpuHealth
 from semipd_core.api.slo import SloSpec
 from semipd_core.cluster.canary import Canary
 from semipd_core.cluster.state import ClusterRound
+from semipd_core.cluster.template_rollout import TemplateTrial
 from semipd_core.errors import InvalidSpec
 from semipd_core.policies.decision import Reason
 from semipd_core.slo.pooled import WindowState
 from semipd_operator.plan.naming import PAUSE_ANNOTATION
-from semipd_operator.plan.observed import Observed
+from semipd_operator.plan.observed import Observed, is_unschedulable
 from semipd_operator.plan.routing import Route
+from semipd_operator.plan.template_trial import NO_ROLLOUT, Rollout, TemplateRefusal
 
 
 class StatusReason(StrEnum):
@@ -39,6 +41,7 @@ class StatusReason(StrEnum):
     MISSING = "MetricsMissing"
     CLASS_REFUSES = "ClassRefuses"
     PIN_INVALID = "PinInvalid"
+    ROLLED_BACK = "RolledBack"
     GPU_UNHEALTHY = "GpuUnhealthy"
     HEALTHY = "Healthy"
     PAUSED = "Paused"
@@ -65,8 +68,8 @@ def engines_ready(observed: Observed) -> Condition:
     return _false(ConditionType.ENGINES_READY, StatusReason.NOT_READY, said)
 
 
-def progressing(observed: Observed, canary: Canary | None = None) -> Condition:
-    """True while a change rolls out or a split is on trial; "cannot surge" is a pending pod beside a full set of old ones."""
+def progressing(observed: Observed, canary: Canary | None = None, rollout: Rollout = NO_ROLLOUT) -> Condition:
+    """True while a change rolls out or something is on trial; "cannot surge" is a pending pod beside a full set of old ones."""
     workload = observed.workload
     if observed.is_paused:
         return _unknown(
@@ -76,6 +79,8 @@ def progressing(observed: Observed, canary: Canary | None = None) -> Condition:
         )
     if workload is None:
         return _true(ConditionType.PROGRESSING, StatusReason.NOT_DEPLOYED, "the workload is being made")
+    if rollout.trial is not None:
+        return _template_on_trial(rollout.trial, observed)
     said = f"{workload.updated} of {workload.desired} pods are of the new revision"
     if workload.is_stuck:
         return _false(ConditionType.PROGRESSING, StatusReason.DEADLINE_EXCEEDED, said)
@@ -84,13 +89,21 @@ def progressing(observed: Observed, canary: Canary | None = None) -> Condition:
             tried = f"{canary.wish.target} is on trial in {len(canary.pods)} of {workload.desired} pods"
             return _true(ConditionType.PROGRESSING, Reason.CANARY, tried)
         return _false(ConditionType.PROGRESSING, StatusReason.UP_TO_DATE, said)
-    waiting = [
-        pod for pod in observed.pods if pod.problem and "nschedulable" in pod.problem and pod.node is None
-    ]
+    waiting = list(filter(is_unschedulable, observed.pods))
     if waiting and workload.ready >= workload.desired:
         message = f"{said}; no room for one more: {waiting[0].problem}"
         return _true(ConditionType.PROGRESSING, StatusReason.CANNOT_SURGE, message)
     return _true(ConditionType.PROGRESSING, StatusReason.ROLLING_OUT, said)
+
+
+def _template_on_trial(trial: TemplateTrial, observed: Observed) -> Condition:
+    ours = [pod for pod in observed.pods if pod.template == trial.template.digest and not pod.is_leaving]
+    said = f"{trial.template} is on trial in {len(ours)} pods, of {observed.replicas} that are asked for"
+    waiting = list(filter(is_unschedulable, ours))
+    if waiting:
+        message = f"{said}; no room for one more: {waiting[0].problem}"
+        return _true(ConditionType.PROGRESSING, StatusReason.CANNOT_SURGE, message)
+    return _true(ConditionType.PROGRESSING, Reason.CANARY, said)
 
 
 def partition_applied(observed: Observed) -> Condition:
@@ -143,9 +156,12 @@ def slo_met(round_: ClusterRound | None, slo: SloSpec) -> Condition:
 
 
 def degraded(
-    observed: Observed, defect: InvalidSpec | None, pin_defect: InvalidSpec | None = None
+    observed: Observed,
+    defect: InvalidSpec | None,
+    pin_defect: InvalidSpec | None = None,
+    refusal: TemplateRefusal | None = None,
 ) -> Condition:
-    """Somebody must look: the class refuses the spec, which then is not applied, a pin is none, or a GPU is unhealthy."""
+    """Somebody must look: the spec is refused by the class, a pin is none, a GPU is unhealthy, or a template was rolled back."""
     kind = ConditionType.DEGRADED
     if defect is not None:
         return _true(kind, StatusReason.CLASS_REFUSES, f"{defect}; the service keeps running as it was")
@@ -161,6 +177,8 @@ def degraded(
     ]
     if ill:
         return _true(kind, StatusReason.GPU_UNHEALTHY, _some(ill))
+    if refusal is not None:
+        return _true(kind, StatusReason.ROLLED_BACK, refusal.message)
     return _false(kind, StatusReason.HEALTHY, "")
 
 

@@ -24,6 +24,7 @@ def build_fleet(
             engines=tuple(report.engine_id for report in reports.get(pod.name, ())),
             is_ready=pod.is_ready,
             applied_id=applied_id(partitions.get(pod.name)),
+            template=pod.template,
         )
         for pod in sorted(pods, key=lambda pod: pod.name)
         if not pod.is_leaving

@@ -30,7 +30,13 @@ ROUNDS_PER_AVERAGE = 3  # 45 s at the usual 15 s
 
 
 def loop_config(
-    effective: Effective, round_s: float, *, pin: Partition | None = None, paused: bool = False
+    effective: Effective,
+    round_s: float,
+    *,
+    pin: Partition | None = None,
+    paused: bool = False,
+    canary_start_s: float = 1800.0,
+    template_on_trial: bool = False,
 ) -> ClusterConfig:
     """`round_s`: the time from one look to the next."""
     spec = effective.spec
@@ -50,6 +56,8 @@ def loop_config(
         canary_percent=spec.rollout.canary_percent,
         canary_window_s=max(MIN_JUDGEMENT_S, ROUNDS_PER_JUDGEMENT * round_s),
         average_s=ROUNDS_PER_AVERAGE * round_s,
+        canary_start_s=canary_start_s,
+        template_on_trial=template_on_trial,
     )
 
 
@@ -62,6 +70,9 @@ def fit_state(
     """
     if before is not None and before.subject != config.subject:
         state = replace(state, proven=None, refusals=(), canary=None)
+    if config.template_on_trial and state.canary is not None:
+        why = f"{state.canary.wish.target} is taken back to {state.target}: a new pod template is on trial"
+        state = note(replace(state, canary=None), Reason.TEMPLATE_ON_TRIAL, why, now_s)
     if before is not None and before.paused and not config.paused and state.canary is not None:
         state = replace(state, canary=replace(state.canary, stage_s=now_s, granted_s=None))
     fixed = fixed_wish(config)
@@ -76,7 +87,7 @@ def fit_state(
     canary = state.canary
     if canary is not None and not config.bounds.encloses(canary.wish.band):
         why = f"the bounds have changed: {canary.wish.target} is taken back to {state.target}"
-        return _note(replace(state, canary=None), Reason.BOUNDS_CHANGED, why, now_s)
+        return note(replace(state, canary=None), Reason.BOUNDS_CHANGED, why, now_s)
     return state
 
 
@@ -112,7 +123,7 @@ def _fix(state: ClusterState, fixed: Wish, now_s: float) -> ClusterState:
     if state.decision_id == fixed.decision_id:
         return state
     state = state.asked(fixed, now_s)
-    return _note(state, Reason.PINNED, fixed.message, now_s) if fixed.reason == Reason.PINNED else state
+    return note(state, Reason.PINNED, fixed.message, now_s) if fixed.reason == Reason.PINNED else state
 
 
 def _release(state: ClusterState, config: ClusterConfig, now_s: float) -> ClusterState:
@@ -134,10 +145,11 @@ def _go_on(
         reason=reason,
         message=message,
     )
-    return _note(state.asked(wish, now_s), reason, message, now_s)
+    return note(state.asked(wish, now_s), reason, message, now_s)
 
 
-def _note(state: ClusterState, reason: Reason, message: str, now_s: float) -> ClusterState:
+def note(state: ClusterState, reason: Reason, message: str, now_s: float) -> ClusterState:
+    """With a decision that is not the policy's."""
     decision = Decision(partition=state.target, reason=reason, message=message)
     return state.noted(
         TimedDecision(at_s=now_s, decision=decision, changed=True, decision_id=state.decision_id)

@@ -18,6 +18,9 @@ SERVICE_LABEL = f"{GROUP}/service"
 COMPONENT_LABEL = "app.kubernetes.io/component"
 PAUSE_ANNOTATION = f"{GROUP}/paused"
 PIN_ANNOTATION = f"{GROUP}/pinned-split"
+SKIP_ANNOTATION = f"{GROUP}/skip-canary"  # of a service: new pod templates go to all pods at once
+TEMPLATE_ANNOTATION = f"{GROUP}/template"  # of a workload and its revisions: digest of the pod template
+HASH_LABEL = "pod-template-hash"  # of a ReplicaSet and its pods, by Kubernetes
 ENGINE, PROXY = "engine", "proxy"
 PROXY_SUFFIX, ENGINES_SUFFIX = (
     "-proxy",

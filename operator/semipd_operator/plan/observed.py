@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from semipd_core.api.partition import SemiPDPartition
 from semipd_core.api.service import Placement, SemiPDService
-from semipd_operator.plan.naming import PAUSE_ANNOTATION
+from semipd_operator.plan.naming import HASH_LABEL, PAUSE_ANNOTATION, SKIP_ANNOTATION
 
 Object = Mapping[str, Any]
+NO_TEMPLATES: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +24,7 @@ class PodView:
     is_ready: bool = False
     is_leaving: bool = False
     problem: str | None = None  # why it does not start, in the words of the kubelet or the scheduler
+    template: str | None = None  # digest of its pod template; None: its revision does not say
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +37,16 @@ class WorkloadView:
     updated: int
     available: int
     is_stuck: bool = False  # no progress within its deadline
+    template: str | None = None  # digest of its pod template; None: written by a release that noted none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevisionView:
+    """A ReplicaSet of the Deployment."""
+
+    hash: str  # its pods' label HASH_LABEL
+    template: str  # digest
+    replicas: int  # that it asks for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,13 +78,25 @@ class Observed:
     partitions: Mapping[str, SemiPDPartition] = field(default_factory=dict)  # by name, which is the pod's
     proxies: ProxiesView = field(default_factory=ProxiesView)
     replicas_owners: tuple[ReplicasOwner, ...] = ()
+    revisions: tuple[RevisionView, ...] = ()
 
     @property
     def is_paused(self) -> bool:
         return self.service.metadata.annotations.get(PAUSE_ANNOTATION) == "true"
 
+    @property
+    def skips_canary(self) -> bool:
+        return self.service.metadata.annotations.get(SKIP_ANNOTATION) == "true"
+
+    @property
+    def replicas(self) -> int:
+        """That the service asks for; where it leaves that open, that the workload has."""
+        asked = self.service.spec.replicas
+        return asked if asked is not None else self.workload.desired if self.workload else 0
+
 
 def view_workload(found: Object) -> WorkloadView:
+    """`found`: as `trim_child` keeps it."""
     spec, status = found.get("spec", {}), found.get("status", {})
     is_current = status.get("observedGeneration", 0) >= found["metadata"].get("generation", 0)
     if found.get("kind") == "DaemonSet":
@@ -81,6 +106,7 @@ def view_workload(found: Object) -> WorkloadView:
             ready=status.get("numberReady", 0),
             updated=status.get("updatedNumberScheduled", 0),
             available=status.get("numberAvailable", 0),
+            template=found.get("template"),
         )
     return WorkloadView(
         is_current=is_current,
@@ -89,7 +115,15 @@ def view_workload(found: Object) -> WorkloadView:
         updated=status.get("updatedReplicas", 0),
         available=status.get("availableReplicas", 0),
         is_stuck=_condition(found, "Progressing").get("reason") == "ProgressDeadlineExceeded",
+        template=found.get("template"),
     )
+
+
+def view_revision(found: Object) -> RevisionView | None:
+    """`found`: as `trim_replica_set` keeps it. None: made by a release that noted no digest."""
+    if found["template"] is None:
+        return None
+    return RevisionView(hash=found["hash"], template=found["template"], replicas=found["replicas"])
 
 
 def owns_replicas(entry: Object) -> bool:
@@ -111,7 +145,8 @@ def workload_kind(service: SemiPDService) -> str:
     return "DaemonSet" if service.spec.placement is Placement.EVERY_NODE else "Deployment"
 
 
-def view_pod(found: Object) -> PodView:
+def view_pod(found: Object, templates: Mapping[str, str] = NO_TEMPLATES) -> PodView:
+    """`templates`: digests by the hash that Kubernetes gives them."""
     metadata, status = found["metadata"], found.get("status", {})
     return PodView(
         name=metadata["name"],
@@ -121,7 +156,12 @@ def view_pod(found: Object) -> PodView:
         is_ready=_condition(found, "Ready").get("status") == "True",
         is_leaving="deletionTimestamp" in metadata,
         problem=_problem(found),
+        template=templates.get(metadata.get("labels", {}).get(HASH_LABEL, "")),
     )
+
+
+def is_unschedulable(pod: PodView) -> bool:
+    return pod.node is None and pod.problem is not None and "nschedulable" in pod.problem
 
 
 def _problem(pod: Object) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from semipd_core.api.service import Placement, ServiceStatus
 from semipd_core.api.service_class import SemiPDClass
@@ -22,6 +23,9 @@ from semipd_operator.plan.pod import Manifest
 from semipd_operator.plan.routing import decide_route
 from semipd_operator.plan.scaling import Refusal, Scaling, plan_scaling, with_scaling
 from semipd_operator.plan.status import Loop, build_status
+from semipd_operator.plan.target import decide_target
+from semipd_operator.plan.template import wanted_template
+from semipd_operator.plan.template_trial import NO_ROLLOUT, Rollout
 
 SEEDED_REPLICAS = 1
 NO_PIN = Pin()
@@ -93,8 +97,13 @@ def build_plan(
     now: str,
     canaries: Mapping[str, Wish] = NO_CANARIES,
     scale_refusal: Refusal | None = None,
+    rollout: Rollout = NO_ROLLOUT,
+    kept: dict[str, Any] | None = None,
 ) -> Plan:
-    """`wish`: for every pod but the `canaries`; None while the class refuses the service. `now`: RFC 3339."""
+    """`wish`: for every pod but the `canaries`; None while the class refuses the service. `now`: RFC 3339.
+
+    `kept`: the pod template that is gone back to, where `rollout` holds a refusal.
+    """
     service, effective = observed.service, admission.effective
     children: tuple[Manifest, ...] = ()
     route = decide_route(
@@ -110,6 +119,7 @@ def build_plan(
                 operator_namespace=installation.namespace,
                 kinds=installation.optional_kinds,
                 route=route,
+                target=decide_target(rollout, wanted_template(effective), effective, observed, kept),
                 proxy_image=installation.proxy_image,
             )
         )
@@ -125,7 +135,15 @@ def build_plan(
         refusal=scale_refusal,
         now=now,
     )
-    status = build_status(observed, loop, admission.defect, now, pin_defect=admission.pin.defect, route=route)
+    status = build_status(
+        observed,
+        loop,
+        admission.defect,
+        now,
+        pin_defect=admission.pin.defect,
+        route=route,
+        rollout=rollout,
+    )
     return Plan(
         children=children,
         partitions=tuple(partitions),

@@ -18,8 +18,9 @@ from semipd_operator.plan.figures import slo_status
 from semipd_operator.plan.naming import selector, selector_text
 from semipd_operator.plan.observed import Observed
 from semipd_operator.plan.routing import Route
+from semipd_operator.plan.template_trial import NO_ROLLOUT, Rollout
 from semipd_operator.plan.times import to_rfc3339
-from semipd_operator.plan.trial_status import canary_status, proven_status
+from semipd_operator.plan.trial_status import canary_status, proven_status, rollout_status
 
 MEASURED = (ConditionType.METRICS_AVAILABLE, ConditionType.SLO_MET)
 
@@ -42,11 +43,12 @@ def build_status(
     *,
     pin_defect: InvalidSpec | None = None,
     route: Route | None = None,
+    rollout: Rollout = NO_ROLLOUT,
 ) -> ServiceStatus:
     """`now` is RFC 3339, for conditions that flip. Equal observations give an equal status."""
     service, workload = observed.service, observed.workload
     old = service.status or ServiceStatus()
-    found = _conditions(observed, loop, defect, pin_defect, route)
+    found = _conditions(observed, loop, defect, pin_defect, route, rollout)
     if not any(each.type == ConditionType.ROUTED for each in found):
         kept = tuple(each for each in old.conditions if each.type != ConditionType.ROUTED)
         old = replace(old, conditions=kept)
@@ -72,6 +74,7 @@ def build_status(
         slo=slo_status(loop.round.window, loop.slo, old.slo) if loop else old.slo,
         decisions=_decisions(loop.state, old.decisions) if loop else old.decisions,
         canary=canary_status(loop.state) if loop else old.canary,
+        rollout=rollout_status(rollout),
         proven=proven_status(loop.state) if loop else old.proven,
         conditions=old.conditions,
     )
@@ -98,17 +101,18 @@ def _conditions(
     defect: InvalidSpec | None,
     pin_defect: InvalidSpec | None,
     route: Route | None,
+    rollout: Rollout,
 ) -> Sequence[Condition]:
     round_ = loop.round if loop else None
     resources = observed.service.spec.resources
     engines = resources.engines_per_pod * sum(not pod.is_leaving for pod in observed.pods)
     parts = [
         conditions.engines_ready(observed),
-        conditions.progressing(observed, loop.state.canary if loop else None),
+        conditions.progressing(observed, loop.state.canary if loop else None, rollout),
         conditions.partition_applied(observed),
         conditions.metrics_available(round_, engines),
         conditions.slo_met(round_, observed.service.spec.slo),
-        conditions.degraded(observed, defect, pin_defect),
+        conditions.degraded(observed, defect, pin_defect, rollout.refusal),
     ]
     if route is not None and observed.service.spec.routing is not Routing.SERVICE:
         parts.append(conditions.routed(route))

@@ -18,6 +18,15 @@ _BAD = {
     ConditionType.DEGRADED: ConditionStatus.TRUE,
     ConditionType.SCALING_ACTIVE: ConditionStatus.FALSE,
 }
+_ROLLOUTS = (
+    Reason.ROLLOUT_STARTED,
+    Reason.ROLLOUT_WIDENED,
+    Reason.ROLLOUT_PASSED,
+    Reason.ROLLOUT_FAILED,
+    Reason.ROLLOUT_EXPIRED,
+    Reason.ROLLOUT_REVERTED,
+    Reason.ROLLOUT_PLAIN,
+)
 _ROLL_BACKS = (Reason.CANARY_FAILED, Reason.CANARY_EXPIRED)
 _TOLD = (ConditionType.READY, ConditionType.SLO_MET, ConditionType.DEGRADED, ConditionType.SCALING_ACTIVE)
 
@@ -43,6 +52,7 @@ def find_transitions(old: ServiceStatus | None, new: ServiceStatus) -> Iterator[
                 is_warning=_BAD[kind] is now.status,
             )
     yield from _of_canary(old, new)
+    yield from _of_rollout(old, new)
     if old.requested is not None and new.requested is not None and old.requested != new.requested:
         latest = new.decisions[0] if new.decisions else None
         why = f": {latest.reason}: {latest.message}" if latest and latest.partition == new.requested else ""
@@ -80,6 +90,17 @@ def _of_canary(old: ServiceStatus, new: ServiceStatus) -> Iterator[Transition]:
     else:
         why = f": {latest.message}" if latest else ""
         yield Transition(reason="CanaryWidened", note=f"{split} is tried in {len(now.pods)} pods{why}")
+
+
+def _of_rollout(old: ServiceStatus, new: ServiceStatus) -> Iterator[Transition]:
+    """Of a new pod template: each step is a decision of its own."""
+    for record in reversed(new.decisions):
+        if record.reason in _ROLLOUTS and record not in old.decisions:
+            yield Transition(
+                reason=record.reason,
+                note=record.message,
+                is_warning=record.reason in (Reason.ROLLOUT_FAILED, Reason.ROLLOUT_EXPIRED),
+            )
 
 
 def _stage(canary: CanaryStatus) -> tuple[str, CanaryStage]:

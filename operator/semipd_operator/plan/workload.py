@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from semipd_core.api.service import Placement
 from semipd_operator.plan.effective import Effective
-from semipd_operator.plan.naming import ENGINE, child_name, labels, selector
+from semipd_operator.plan.naming import ENGINE, TEMPLATE_ANNOTATION, child_name, labels, selector
 from semipd_operator.plan.pod import Manifest, pod_template
+from semipd_operator.plan.target import Target
 
 PROGRESS_DEADLINE_S = 1800  # a first start may fetch tens of GB
 REVISIONS_KEPT = 5
 
 
-def build_workload(effective: Effective) -> Manifest:
+def build_workload(effective: Effective, target: Target) -> Manifest:
     """Absent `replicas` stay absent: an autoscaler may own them."""
     if effective.spec.placement is Placement.EVERY_NODE:
-        return _daemon_set(effective)
-    return _deployment(effective)
+        return _daemon_set(effective, target)
+    return _deployment(effective, target)
 
 
 def build_disruption_budget(effective: Effective) -> Manifest:
@@ -54,24 +55,27 @@ def metadata(effective: Effective, suffix: str = "", component: str = ENGINE) ->
     }
 
 
-def _deployment(effective: Effective) -> Manifest:
-    rollout = effective.spec.rollout
+def _deployment(effective: Effective, target: Target) -> Manifest:
+    """`minReadySeconds` is absent unless a template is on trial; it has to end before the deadline does."""
+    steps = target.steps
     spec: Manifest = {
         "selector": {"matchLabels": selector(effective.name)},
         "strategy": {
             "type": "RollingUpdate",
-            "rollingUpdate": {"maxSurge": rollout.max_surge, "maxUnavailable": rollout.max_unavailable},
+            "rollingUpdate": {"maxSurge": steps.max_surge, "maxUnavailable": steps.max_unavailable},
         },
-        "progressDeadlineSeconds": PROGRESS_DEADLINE_S,
+        "progressDeadlineSeconds": steps.min_ready_seconds + PROGRESS_DEADLINE_S,
         "revisionHistoryLimit": REVISIONS_KEPT,
-        "template": pod_template(effective),
+        "template": target.kept or pod_template(effective),
     }
+    if steps.min_ready_seconds:
+        spec["minReadySeconds"] = steps.min_ready_seconds
     if effective.spec.replicas is not None:
         spec["replicas"] = effective.spec.replicas
-    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata(effective), "spec": spec}
+    return _workload("Deployment", effective, target, spec)
 
 
-def _daemon_set(effective: Effective) -> Manifest:
+def _daemon_set(effective: Effective, target: Target) -> Manifest:
     """A DaemonSet takes either a surge or an outage, not both: a surge where the service allows one."""
     rollout = effective.spec.rollout
     surge = rollout.max_surge > 0 and effective.gpus_per_pod == 0  # a node has no second set of GPUs
@@ -88,4 +92,14 @@ def _daemon_set(effective: Effective) -> Manifest:
         "revisionHistoryLimit": REVISIONS_KEPT,
         "template": template,
     }
-    return {"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": metadata(effective), "spec": spec}
+    return _workload("DaemonSet", effective, target, spec)
+
+
+def _workload(kind: str, effective: Effective, target: Target, spec: Manifest) -> Manifest:
+    annotations = {TEMPLATE_ANNOTATION: target.digest}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": kind,
+        "metadata": {**metadata(effective), "annotations": annotations},
+        "spec": spec,
+    }
