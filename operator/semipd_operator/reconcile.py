@@ -7,6 +7,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from lightkube import ApiError
+
 from semipd_core.api import codec
 from semipd_core.api.conditions import Condition, ConditionStatus, ConditionType, set_condition
 from semipd_core.api.service import SemiPDService
@@ -14,6 +16,7 @@ from semipd_core.errors import InvalidSpec
 from semipd_operator.apply.applier import Applier, FieldOwned
 from semipd_operator.apply.recorder import Recorder
 from semipd_operator.autoscale import Scaler
+from semipd_operator.observe.census import Census
 from semipd_operator.observe.world import World
 from semipd_operator.plan.class_choice import choose_class
 from semipd_operator.plan.guard_rails import gpus_per_pod
@@ -24,6 +27,8 @@ from semipd_operator.plan.transitions import find_transitions
 from semipd_operator.rounds import Looped, Rounds
 from semipd_shell import log
 from semipd_shell.informer import Key
+
+BUSY = (429, 503)
 
 _log = log.logger(__name__)
 
@@ -36,11 +41,13 @@ class Reconciler:
         rounds: Rounds,
         installation: Installation,
         recorder: Recorder,
+        census: Census,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._world, self._applier, self._rounds = world, applier, rounds
         self._installation = installation
         self._recorder = recorder
+        self._census = census
         self._now = now
         self._scaler = Scaler(applier, now)
 
@@ -80,15 +87,23 @@ class Reconciler:
 
     async def _apply(self, key: Key, observed: Observed, plan: Plan) -> None:
         children = self._world.children(key)
-        conflicts = []
+        wanted = {(manifest["kind"], manifest["metadata"]["name"]) for manifest in plan.children}
+        if wanted - children.keys() and not await self._census.is_there(key):
+            return
+        conflicts, refusals = [], []
         for manifest in plan.children:
             name = (manifest["kind"], manifest["metadata"]["name"])
             try:
                 await self._applier.apply(manifest, children.get(name))
             except FieldOwned as error:
                 conflicts.append(str(error))
+            except ApiError as error:  # of this child alone, unless the server has no time for any
+                if error.status.code in BUSY:
+                    raise
+                refusals.append(error)
+        if refusals:
+            raise refusals[0]
         if plan.children:
-            wanted = {(manifest["kind"], manifest["metadata"]["name"]) for manifest in plan.children}
             for kind, child in children.keys() - wanted:
                 await self._applier.delete(kind, key.namespace, child)
         if plan.seeds_replicas:
