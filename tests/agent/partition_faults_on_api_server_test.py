@@ -132,7 +132,7 @@ class Case:
     """`lasts_s` 0: until the next spec has been taken."""
 
     fault: Fault | None
-    lasts_s: float = 4.0
+    lasts_s: float = 2.0
     begin: Callable[[FaultyApi], None] = FaultyApi.end_watches
 
 

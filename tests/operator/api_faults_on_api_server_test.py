@@ -64,7 +64,7 @@ class Case:
 
 
 ENDS = FaultyApi.end_watches
-SHORT_S = 4.0  # less than what the lease is held for without a renewal
+SHORT_S = 3.0  # less than what the lease is held for without a renewal
 
 CASES = {
     "writes that lose against another one": Case(
