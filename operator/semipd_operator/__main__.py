@@ -10,6 +10,7 @@ import resource
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any
@@ -23,6 +24,7 @@ from semipd_operator.apply.recorder import Recorder
 from semipd_operator.health import Health, serve_health
 from semipd_operator.kopf_watch import KopfWatch
 from semipd_operator.lease import Election
+from semipd_operator.observe.census import Census
 from semipd_operator.observe.revisions import Revisions
 from semipd_operator.observe.scrape import Scraper, open_client
 from semipd_operator.observe.world import World
@@ -33,6 +35,7 @@ from semipd_operator.rounds import Rounds
 from semipd_operator.settings import OperatorSettings, read_settings
 from semipd_operator.work_queue import WorkQueue
 from semipd_shell import log
+from semipd_shell.api_client import FAILURES, describe, open_api_client
 from semipd_shell.informer import Key
 
 LEASE_NAME = "semipd-operator"
@@ -47,13 +50,20 @@ class Operator:
     """Wires the parts; each decides for itself."""
 
     def __init__(
-        self, settings: OperatorSettings, client: AsyncClient, agents: aiohttp.ClientSession
+        self,
+        settings: OperatorSettings,
+        client: AsyncClient,
+        agents: aiohttp.ClientSession,
+        answers: Counter[str],
     ) -> None:
         self.settings = settings
         self.client = client
+        self._answers = answers
         self.election = Election(client, settings.namespace, LEASE_NAME, settings.identity, time.monotonic)
         self.applier = Applier(client, self.election.is_leading)
         self.world = World(client, settings.watch_namespace, self._note_dirty, self._note_gone)
+        self.census = Census(client, settings.watch_namespace, self.world)
+        self.kopf_watch = KopfWatch(client, settings.watch_namespace, self.world, settings.identity)
         self.rounds = Rounds(
             Scraper(agents, settings.agent_port),
             settings.round_seconds,
@@ -71,8 +81,7 @@ class Operator:
         informers = [asyncio.create_task(informer.run()) for informer in self.world.informers]
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.election.run())
-            watch = KopfWatch(self.client, self.settings.watch_namespace, self.world, self.settings.identity)
-            tasks.create_task(watch.run())
+            tasks.create_task(self.kopf_watch.run())
             tasks.create_task(serve_health(self))
             await asyncio.gather(*(informer.listed.wait() for informer in self.world.informers))
             gc.freeze()  # what is kept of the cluster is no garbage: looking through it would be a quarter of the CPU
@@ -88,7 +97,13 @@ class Operator:
             )
             recorder = Recorder(self.client, self.settings.identity, lambda: datetime.now(UTC))
             self._reconciler = Reconciler(
-                self.world, self.applier, self.rounds, installation, recorder, Revisions(self.client)
+                self.world,
+                self.applier,
+                self.rounds,
+                installation,
+                recorder,
+                Revisions(self.client),
+                self.census,
             )
             self._note_dirty(None)
             tasks.create_task(self.queue.run(self.settings.workers))
@@ -105,12 +120,14 @@ class Operator:
         self.applier.forget((kind, key.namespace, key.name))
 
     async def _reconcile(self, key: Key) -> None:
-        """Without the lead nothing is done: the turn comes again with it."""
+        """Without the lead nothing is done: the turn comes again with it. One that fails has ended too."""
         assert self._reconciler is not None
-        if self.election.is_leading():
-            with contextlib.suppress(Fenced):
-                await self._reconciler.reconcile(key)
-        self.health.reconciled()
+        try:
+            if self.election.is_leading():
+                with contextlib.suppress(Fenced):
+                    await self._reconciler.reconcile(key)
+        finally:
+            self.health.reconciled()
 
     async def _resync(self) -> None:
         """All services again when the lead is won, and every so often."""
@@ -121,7 +138,15 @@ class Operator:
             if self.election.changed.is_set():
                 self.election.changed.clear()
                 self.rounds.services.clear()  # another may have led meanwhile: take up what the partitions ask for
+            try:
+                await self.census.take()
+            except FAILURES as error:
+                _log.warning("services and classes not held against what is there", problem=describe(error))
             self._note_dirty(None)
+
+    def answers(self) -> Counter[str]:
+        """Of the API server, by status code or error, since the start."""
+        return self._answers + self.kopf_watch.answers
 
 
 async def _first_end(tasks: list[asyncio.Task[None]]) -> None:
@@ -131,9 +156,10 @@ async def _first_end(tasks: list[asyncio.Task[None]]) -> None:
 
 
 async def serve(settings: OperatorSettings) -> None:
-    client = AsyncClient()
+    answers: Counter[str] = Counter()
+    client = open_api_client(answers)
     async with open_client() as agents:
-        operator = Operator(settings, client, agents)
+        operator = Operator(settings, client, agents, answers)
         await _until_stopped(operator.run())
         await operator.election.resign()
     await client.aclose()

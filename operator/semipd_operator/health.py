@@ -73,9 +73,18 @@ def render(operator: Operator) -> bytes:
     gauge("semipd_operator_services", "services known", len(operator.world.services))
     gauge("semipd_operator_queue_length", "services that wait for their turn", len(operator.queue))
     gauge("semipd_operator_turns", "turns since the start", operator.health.turns)
+    gauge(
+        "semipd_operator_turns_failed", "turns that are tried again, since the start", operator.queue.failed
+    )
     gauge("semipd_operator_writes", "requests that wrote, since the start", operator.applier.writes)
     gauge("semipd_operator_rounds", "of the cluster loop, since the start", operator.rounds.rounds)
     gauge("semipd_operator_round_seconds", "how long the last round took", operator.rounds.last_round_s)
+    gauge("semipd_operator_kopf_restarts", "since the start", operator.kopf_watch.restarts)
+    answers = Gauge(
+        "semipd_operator_api_answers", "of the API server, since the start", ["code"], registry=registry
+    )
+    for code, count in operator.answers().items():
+        answers.labels(code).set(count)
     add_loop_metrics(registry, operator.rounds.services)
     registry.register(
         ServiceCollector(operator.rounds.services, operator.world.services, operator.election.is_leading)

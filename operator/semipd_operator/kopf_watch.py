@@ -1,13 +1,16 @@
 """kopf's watches of services and classes, in a thread of their own, begun anew when the kinds have gone and come back.
 
-kopf learns at its start what there is to watch, ends when a kind that it watches is gone, and then cancels every task of its
-loop. So it starts when both kinds are served, and has a loop that nothing else runs in.
+kopf learns at its start what there is to watch, ends when a kind that it watches is gone or an answer is not what it expects (an
+error within a watch, half a line, a 5xx for a minute), and then cancels every task of its loop. So it starts when both kinds are
+served, has a loop that nothing else runs in, and begins anew after any end.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
+from collections import Counter
 from typing import Any
 
 import httpx2
@@ -16,12 +19,16 @@ from lightkube import AsyncClient
 
 from semipd_operator import kinds
 from semipd_operator.handlers import build_registry, build_settings
+from semipd_operator.observe.census import Census
 from semipd_operator.observe.world import Object, World
 from semipd_shell import log
+from semipd_shell.api_client import FAILURES, describe
 from semipd_shell.informer import Key
 
 NOT_FOUND = 404
 RETRY_S = 2.0
+MAX_DELAY_S = 30.0
+STEADY_S = 60.0  # a watch of kopf's that has gone on for so long was no failure at once
 
 _log = log.logger(__name__)
 
@@ -34,18 +41,33 @@ class KopfWatch:
         self._namespace = namespace
         self._world = world
         self._identity: Any = identity
+        self._census = Census(client, namespace, world)
+        self.answers: Counter[str] = Counter()  # of the API server to kopf, by status code or error
+        self.restarts = 0
 
     async def run(self) -> None:
-        """Until cancelled. Raises: what kopf raised while both kinds were served."""
+        """Until cancelled. What kopf raises is logged, and it begins anew, later each time."""
+        delay_s = RETRY_S
         while True:
             await self._until_served()
-            self._forget()
+            await self._drop_vanished()
+            began_s = time.monotonic()
+            problem = "it has ended"
             try:
                 await self._watch()
             except Exception as error:
-                if getattr(error, "status", None) != NOT_FOUND and await self._are_served():
-                    raise
-                _log.warning("kopf begins anew", problem=str(error))
+                problem = describe(error)
+            self.restarts += 1
+            delay_s = RETRY_S if time.monotonic() - began_s > STEADY_S else min(2 * delay_s, MAX_DELAY_S)
+            _log.warning("kopf begins anew", problem=problem, delay_s=delay_s)
+            await asyncio.sleep(delay_s)
+
+    async def _drop_vanished(self) -> None:
+        """What was deleted unseen must not stay; kopf tells of what is there."""
+        try:
+            await self._census.take()
+        except FAILURES as error:  # taken again with each resync
+            _log.warning("services and classes not held against what is there", problem=describe(error))
 
     async def _until_served(self) -> None:
         while not (are_served := await self._are_served()):
@@ -61,7 +83,7 @@ class KopfWatch:
             await _first(self._client.list(kinds.CLASS, chunk_size=1))
         except httpx2.HTTPStatusError as error:  # of a group that is not there the answer is no Status object
             return bool(error.response.status_code != NOT_FOUND)  # kopf says what else is wrong
-        except (httpx2.HTTPError, OSError):
+        except FAILURES:
             return None
         return True
 
@@ -79,7 +101,7 @@ class KopfWatch:
     async def _kopf(self, notes: _Notes, stop: threading.Event) -> None:
         try:
             await kopf.operator(
-                registry=build_registry(notes),
+                registry=build_registry(notes, self.answers),
                 settings=build_settings(),
                 identity=self._identity,
                 namespaces=[self._namespace] if self._namespace else [],
@@ -91,7 +113,7 @@ class KopfWatch:
             stop.set()  # or the thread in which kopf waits for it would hold the loop's end up
 
     def _forget(self) -> None:
-        """What was deleted unseen must not stay; kopf lists what is there."""
+        """With their kinds the objects are gone."""
         for key in list(self._world.services):
             self._world.note_service(key, None)
         for name in list(self._world.classes):

@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx2
 from lightkube import ApiError, AsyncClient
 
 from semipd_operator.kinds import LEASE
 from semipd_shell import log
+from semipd_shell.api_client import FAILURES, describe
 
 NOT_FOUND, CONFLICT = 404, 409
-FAILURES = (ApiError, httpx2.HTTPError, OSError, TimeoutError)
 
 _log = log.logger(__name__)
 
@@ -57,15 +56,17 @@ class Election:
         return self._renewed_s is not None and self._now_s() - self._renewed_s < self.times.fence_s
 
     async def run(self) -> None:
+        """Until cancelled. The lead may also end between two rounds, by the clock."""
+        led = False
         while True:
-            before = self.is_leading()
             try:
                 async with asyncio.timeout(self.times.retry_s * 2):
                     await self._round()
             except FAILURES as error:
-                _log.warning("lease not renewed", problem=str(error) or type(error).__name__)
-            if self.is_leading() != before:
-                _log.info("leads" if self.is_leading() else "does not lead", identity=self.identity)
+                _log.warning("lease not renewed", problem=describe(error))
+            if self.is_leading() != led:
+                led = not led
+                _log.info("leads" if led else "does not lead", identity=self.identity)
                 self.changed.set()
             await asyncio.sleep(self.times.retry_s)
 

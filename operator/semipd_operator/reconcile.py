@@ -7,6 +7,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from lightkube import ApiError
+
 from semipd_core.api import codec
 from semipd_core.api.conditions import Condition, ConditionStatus, ConditionType, set_condition
 from semipd_core.api.service import RolloutStatus, SemiPDService, ServiceStatus
@@ -15,6 +17,7 @@ from semipd_operator.apply.applier import Applier, FieldOwned
 from semipd_operator.apply.recorder import Recorder
 from semipd_operator.autoscale import Scaler
 from semipd_operator.looped import Looped
+from semipd_operator.observe.census import Census
 from semipd_operator.observe.revisions import Revisions
 from semipd_operator.observe.world import World
 from semipd_operator.plan.class_choice import choose_class
@@ -29,6 +32,8 @@ from semipd_operator.rounds import Rounds
 from semipd_shell import log
 from semipd_shell.informer import Key
 
+BUSY = (429, 503)
+
 _log = log.logger(__name__)
 
 
@@ -41,11 +46,13 @@ class Reconciler:
         installation: Installation,
         recorder: Recorder,
         revisions: Revisions,
+        census: Census,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._world, self._applier, self._rounds, self._revisions = world, applier, rounds, revisions
         self._installation = installation
         self._recorder = recorder
+        self._census = census
         self._now = now
         self._scaler = Scaler(applier, now)
 
@@ -97,17 +104,25 @@ class Reconciler:
         return await self._revisions.template(key, base) if base is not None else None
 
     async def _apply(self, key: Key, observed: Observed, plan: Plan) -> None:
-        observed = await self._note_rollout(key, observed, plan)
         children = self._world.children(key)
-        conflicts = []
+        wanted = {(manifest["kind"], manifest["metadata"]["name"]) for manifest in plan.children}
+        if wanted - children.keys() and not await self._census.is_there(key):
+            return
+        observed = await self._note_rollout(key, observed, plan)
+        conflicts, refusals = [], []
         for manifest in plan.children:
             name = (manifest["kind"], manifest["metadata"]["name"])
             try:
                 await self._applier.apply(manifest, children.get(name))
             except FieldOwned as error:
                 conflicts.append(str(error))
+            except ApiError as error:  # of this child alone, unless the server has no time for any
+                if error.status.code in BUSY:
+                    raise
+                refusals.append(error)
+        if refusals:
+            raise refusals[0]
         if plan.children:
-            wanted = {(manifest["kind"], manifest["metadata"]["name"]) for manifest in plan.children}
             for kind, child in children.keys() - wanted:
                 await self._applier.delete(kind, key.namespace, child)
         if plan.seeds_replicas:

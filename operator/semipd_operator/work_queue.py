@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from semipd_shell import log
+from semipd_shell.api_client import retry_after_s
 from semipd_shell.informer import Key
 
 FIRST_DELAY_S, MAX_DELAY_S = 1.0, 60.0
@@ -14,14 +15,15 @@ _log = log.logger(__name__)
 
 
 class WorkQueue:
-    """`handle` gets a key; what it raises is logged and the key is tried again, later each time."""
+    """`handle` gets a key; what it raises is logged and the key is tried again, later each time, as a busy server asks for."""
 
     def __init__(self, handle: Callable[[Key], Awaitable[None]]) -> None:
         self._handle = handle
         self._waiting: dict[Key, None] = {}
         self._busy: set[Key] = set()
-        self._failures: dict[Key, int] = {}
+        self._failures: dict[Key, tuple[object, int]] = {}  # at what, how often in a row
         self._news = asyncio.Event()
+        self.failed = 0  # turns, since the start
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._busy)
@@ -58,7 +60,20 @@ class WorkQueue:
         return key
 
     def _retry(self, key: Key, error: Exception) -> None:
-        failures = self._failures[key] = self._failures.get(key, 0) + 1
-        delay_s = min(FIRST_DELAY_S * 2 ** min(failures - 1, 10), MAX_DELAY_S)
+        """One that fails at something else than the last has come further, and need not wait for long."""
+        what = _what(error)
+        last, failures = self._failures.get(key, (what, 0))
+        failures = failures + 1 if last == what else 1
+        self._failures[key] = what, failures
+        self.failed += 1
+        delay_s = max(min(FIRST_DELAY_S * 2 ** min(failures - 1, 10), MAX_DELAY_S), retry_after_s(error))
         _log.warning("to be tried again", service=str(key), delay_s=delay_s, problem=repr(error))
         asyncio.get_running_loop().call_later(delay_s, self.add, key)
+
+
+def _what(error: Exception) -> tuple[type[Exception], str]:
+    """Of a request: what for."""
+    try:
+        return type(error), error.request.url.path  # type: ignore[attr-defined]
+    except (AttributeError, RuntimeError):  # httpx2 raises where there was none
+        return type(error), ""

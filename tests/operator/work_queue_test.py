@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
+import httpx2
 import pytest
 
 from semipd_operator import work_queue
@@ -21,6 +22,30 @@ async def settle(queue: WorkQueue, workers: int = 4) -> None:
             await asyncio.sleep(0.001)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    ("asked_for", "delays_s"),
+    [
+        pytest.param(["/a", "/a", "/a"], [1.0, 2.0, 4.0], id="the same again: later each time"),
+        pytest.param(["/a", "/b", "/c"], [1.0, 1.0, 1.0], id="another one each time: it comes further"),
+    ],
+)
+async def test_how_long_a_turn_that_failed_waits(
+    asked_for: list[str], delays_s: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(
+        asyncio.get_running_loop(), "call_later", lambda delay_s, *_: waits.append(delay_s), raising=True
+    )
+    queue = WorkQueue(settle)  # type: ignore[arg-type]
+    for path in asked_for:
+        request = httpx2.Request("PATCH", f"http://server{path}")
+        queue._retry(A, httpx2.ReadError("reset", request=request))
+    assert waits == delays_s
+    response = httpx2.Response(429, headers={"Retry-After": "9"})
+    queue._retry(B, httpx2.HTTPStatusError("busy", request=request, response=response))
+    assert waits[-1] == 9.0, "as a busy server asks"
 
 
 async def test_a_key_that_was_added_often_gets_one_turn() -> None:

@@ -53,14 +53,15 @@ def apply_spec(config: AgentConfig, spec: PodPartitionSpec) -> AgentConfig:
 
 def read_spec(settings: KubernetesSettings, timeout_s: float) -> PodPartitionSpec | None:
     """None where the object is not there in time, cannot be had or cannot be read: the agent says so later."""
-    import httpx2  # noqa: PLC0415 - an agent outside a cluster does without
-    from lightkube import ApiError, Client, ConfigError  # noqa: PLC0415
+    from lightkube import Client, ConfigError  # noqa: PLC0415 - an agent outside a cluster does without
+
+    from semipd_shell.api_client import FAILURES  # noqa: PLC0415
 
     deadline_s = time.monotonic() + timeout_s
     while time.monotonic() < deadline_s:
         try:
             return _read(Client(), settings)
-        except (ApiError, httpx2.HTTPError, OSError):
+        except (*FAILURES, KeyError):  # lightkube's KeyError: an error that gives no Content-Type
             time.sleep(RETRY_S)
         except (ConfigError, InvalidSpec):
             return None

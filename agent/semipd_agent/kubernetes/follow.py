@@ -21,14 +21,15 @@ _log = log.logger(__name__)
 
 async def follow_partition(agent: Agent, settings: KubernetesSettings) -> None:
     """Until cancelled. Kubernetes' client is imported here: an agent outside a cluster does without."""
-    from lightkube import AsyncClient, ConfigError  # noqa: PLC0415
+    from lightkube import ConfigError  # noqa: PLC0415
 
     from semipd_agent.kubernetes.partition_object import build_status  # noqa: PLC0415
     from semipd_agent.kubernetes.partition_source import PartitionSource  # noqa: PLC0415
     from semipd_agent.kubernetes.status_writer import StatusWriter  # noqa: PLC0415
+    from semipd_shell.api_client import open_api_client  # noqa: PLC0415
 
     try:
-        client = AsyncClient()
+        client = open_api_client()
     except ConfigError as error:
         raise InvalidSpec(
             "KUBECONFIG", str(error), "a cluster: the token of the pod's service account, or a kubeconfig"

@@ -41,16 +41,15 @@ class PartitionSource:
         self._news.set()
 
     async def run(self, sink: WishSink) -> None:
-        watching = asyncio.create_task(self._informer.run())
-        try:
+        """Until cancelled. What ends the watch ends this too: nobody would notice an agent that no longer listens."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._informer.run())
             while True:
                 await self._news.wait()
                 self._news.clear()
                 if self._pending is not None and not self._take(sink, self._pending):
                     await asyncio.sleep(RETRY_S)
                     self._news.set()
-        finally:
-            watching.cancel()
 
     def _take(self, sink: WishSink, found: Object) -> bool:
         """Whether this spec is done with, taken or not."""

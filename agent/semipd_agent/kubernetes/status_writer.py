@@ -9,14 +9,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
-import httpx2
-from lightkube import ApiError, AsyncClient
+from lightkube import AsyncClient
 
 from semipd_agent.kubernetes.partition_source import PARTITION
 from semipd_core.api import codec
 from semipd_core.api.fields import API_VERSION
 from semipd_core.api.partition import PodPartitionStatus
 from semipd_shell import log
+from semipd_shell.api_client import FAILURES, describe, retry_after_s
 
 MANAGER = "semipd-agent"
 PERIOD_S = 0.5
@@ -51,9 +51,9 @@ class StatusWriter:
                 await self.write_if_due(time.monotonic())
                 delay_s = FIRST_DELAY_S
                 await asyncio.sleep(PERIOD_S)
-            except (ApiError, httpx2.HTTPError, OSError) as error:
-                _log.warning("status not written", problem=str(error))
-                await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))
+            except FAILURES as error:
+                _log.warning("status not written", problem=describe(error))
+                await asyncio.sleep(max(delay_s * random.uniform(0.5, 1.0), retry_after_s(error)))
                 delay_s = min(2 * delay_s, MAX_DELAY_S)
 
     async def write_if_due(self, now_s: float) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lightkube import AsyncClient, ConfigError
+from lightkube import ConfigError
 
 from semipd_core.errors import InvalidSpec
 from semipd_core.routing.choice import Bounds
@@ -13,6 +13,7 @@ from semipd_engine.proxy.endpoint_watch import EndpointWatch
 from semipd_engine.proxy.load_watch import LoadWatch
 from semipd_engine.proxy.serving import Drain, build_proxy
 from semipd_engine.proxy.upstreams import Upstreams
+from semipd_shell.api_client import open_api_client
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +29,7 @@ class ClusterSettings:
 async def run_in_cluster(settings: ClusterSettings) -> None:
     """Serve until SIGTERM and the drain that follows. Raises: InvalidSpec."""
     try:
-        client = AsyncClient()
+        client = open_api_client()
     except ConfigError as error:
         allowed = "a cluster: the token of the pod's service account, or a kubeconfig"
         raise InvalidSpec("KUBECONFIG", str(error), allowed) from None

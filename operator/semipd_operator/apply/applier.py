@@ -28,7 +28,7 @@ class Fenced(SemipdError):
 
 
 class FieldOwned(SemipdError):
-    """Another field manager owns a field that we want to set; it is not taken from it."""
+    """Another field manager owns a field that we want to set; it is not taken from it. Any other 409 is to be tried again."""
 
     def __init__(self, child: str, message: str) -> None:
         self.child = child
@@ -85,7 +85,7 @@ class Applier:
                 field_manager=CHILD_MANAGER,
             )
         except ApiError as error:
-            if error.status.code == CONFLICT:
+            if is_owned_by_another(error):
                 message = error.status.message or "conflict"
                 raise FieldOwned(f"{manifest['kind']} {metadata['name']}", message) from error
             raise
@@ -217,6 +217,13 @@ def needs_apply(digest: str, found: ChildView | None, last: Applied | None) -> b
     if last is not None and last.digest == digest:
         return found.version != last.after
     return found.was_edited
+
+
+def is_owned_by_another(error: ApiError) -> bool:
+    """A write that lost against another one is a 409 too, and may be tried again."""
+    details = error.status.details
+    causes = (details.causes if details else None) or []
+    return error.status.code == CONFLICT and any(each.reason == "FieldManagerConflict" for each in causes)
 
 
 def key_of(manifest: Manifest) -> ChildKey:

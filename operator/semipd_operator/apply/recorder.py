@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import httpx2
-from lightkube import ApiError, AsyncClient
+from lightkube import AsyncClient
 from lightkube.types import PatchType
 
 from semipd_core.api.fields import API_VERSION
@@ -21,6 +20,7 @@ from semipd_core.api.service import SemiPDService
 from semipd_operator.kinds import EVENT
 from semipd_operator.plan.transitions import Transition
 from semipd_shell import log
+from semipd_shell.api_client import FAILURES, describe
 
 WINDOW_S = 300.0
 CONTROLLER = "semipd.io/operator"
@@ -54,8 +54,8 @@ class Recorder:
                 self._series[key] = await self._create(service, transition, now)
             else:
                 await self._count_up(service, series, now)
-        except (ApiError, httpx2.HTTPError, OSError) as error:
-            _log.warning("event not written", reason=transition.reason, problem=str(error))
+        except FAILURES as error:
+            _log.warning("event not written", reason=transition.reason, problem=describe(error))
         self._drop_old(now)
 
     async def _create(self, service: SemiPDService, transition: Transition, now: datetime) -> Series:
