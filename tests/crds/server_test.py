@@ -1,27 +1,24 @@
-"""A real API server takes the CRDs, refuses what must be refused, and shows and scales what is there.
-
-Asked for by SEMIPD_TEST_KUBECONFIG (and KUBECTL, where it is not on the path); etcd and kube-apiserver are enough.
-"""
+"""A real API server takes the CRDs, refuses what must be refused, and shows and scales what is there."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
+from api_server import API_SERVER_IS_BUILT, control_plane_with_crds
 from bad_classes_and_partitions import CLASSES, PARTITIONS
 from bad_manifest import BASES, Bad
 from bad_services import SERVICES
 from changed_manifest import changed
 from crd_files import DIRECTORY
 
-KUBECONFIG = os.environ.get("SEMIPD_TEST_KUBECONFIG")
-KUBECTL = os.environ.get("KUBECTL", "kubectl")
+from semipd_cluster.control_plane import ControlPlane
+
 pytestmark = pytest.mark.skipif(
-    KUBECONFIG is None, reason="SEMIPD_TEST_KUBECONFIG names no API server to ask"
+    not API_SERVER_IS_BUILT, reason="the API server is not built: make cluster-build"
 )
 
 Manifest = Mapping[str, Any]
@@ -34,36 +31,43 @@ CONDITION = {
 }
 
 
-def kubectl(*arguments: str, given: Manifest | None = None) -> subprocess.CompletedProcess[str]:
-    command = [KUBECTL, "--kubeconfig", str(KUBECONFIG), *arguments]
-    text = None if given is None else json.dumps(given)
-    return subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=60)
+class Kubectl:
+    """What people and their pipelines ask the API server through."""
+
+    def __init__(self, api: ControlPlane) -> None:
+        self._command = [str(api.programs / "kubectl"), "--kubeconfig", str(api.kubeconfig)]
+
+    def __call__(self, *arguments: str, given: Manifest | None = None) -> subprocess.CompletedProcess[str]:
+        text = None if given is None else json.dumps(given)
+        command = [*self._command, *arguments]
+        return subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=60)
+
+    def done(self, *arguments: str, given: Manifest | None = None) -> str:
+        result = self(*arguments, given=given)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    def patch_chat(self, patch: Manifest, *more: str) -> None:
+        self.done("patch", "spd", "crd-contract", "--type=merge", *more, "-p", json.dumps(patch))
 
 
-def done(*arguments: str, given: Manifest | None = None) -> str:
-    result = kubectl(*arguments, given=given)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _crds() -> None:
-    done("apply", "--server-side", "--force-conflicts", "-k", str(DIRECTORY))
-    names = [f"crd/{path.stem}.semipd.io" for path in sorted(DIRECTORY.glob("semipd*.yaml"))]
-    done("wait", "--for=condition=Established", "--timeout=30s", *names)
+@pytest.fixture(scope="module")
+def kubectl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubectl]:
+    with control_plane_with_crds(tmp_path_factory.mktemp("api-server")) as api:
+        yield Kubectl(api)
 
 
 @pytest.fixture
-def chat() -> Iterator[dict[str, Any]]:
+def chat(kubectl: Kubectl) -> Iterator[dict[str, Any]]:
     """A service that is really there."""
     manifest = changed(BASES["SemiPDService"], {"metadata.name": "crd-contract"})
-    done("create", "-f", "-", given=manifest)
+    kubectl.done("create", "-f", "-", given=manifest)
     yield manifest
-    done("delete", "spd", "crd-contract", "--wait=false")
+    kubectl.done("delete", "spd", "crd-contract", "--wait=false")
 
 
 @pytest.mark.parametrize("bad", [*SERVICES, *CLASSES, *PARTITIONS], ids=lambda bad: f"{bad.kind}: {bad.id}")
-def test_a_bad_manifest_is_refused(bad: Bad) -> None:
+def test_a_bad_manifest_is_refused(kubectl: Kubectl, bad: Bad) -> None:
     result = kubectl("create", "--dry-run=server", "-f", "-", given=bad.manifest)
     assert result.returncode != 0
     assert bad.path in result.stderr
@@ -116,66 +120,50 @@ def test_a_bad_manifest_is_refused(bad: Bad) -> None:
         pytest.param("SemiPDService", {"spec.model.uri": "image://r.io:5000/m@sha256:0"}, id="an image"),
     ],
 )
-def test_a_good_manifest_is_taken_as_it_is(kind: str, changes: Mapping[str, object]) -> None:
+def test_a_good_manifest_is_taken_as_it_is(
+    kubectl: Kubectl, kind: str, changes: Mapping[str, object]
+) -> None:
     manifest = changed(BASES[kind], changes)
-    taken = json.loads(done("create", "--dry-run=server", "-o", "json", "-f", "-", given=manifest))
+    taken = json.loads(kubectl.done("create", "--dry-run=server", "-o", "json", "-f", "-", given=manifest))
     assert taken["spec"] == manifest["spec"]
 
 
 @pytest.mark.parametrize("file", ["semipdservice.yaml", "h200.yaml"])
-def test_an_example_is_taken(file: str) -> None:
+def test_an_example_is_taken(kubectl: Kubectl, file: str) -> None:
     path = DIRECTORY.parent / "examples" / file
     result = kubectl("create", "--dry-run=server", "-f", str(path))
     assert result.returncode == 0 or 'namespaces "team-a" not found' in result.stderr
 
 
-def test_the_placement_cannot_change(chat: Manifest) -> None:
+def test_the_placement_cannot_change(kubectl: Kubectl, chat: Manifest) -> None:
     every_node = json.dumps({"spec": {"placement": "EveryNode"}})
     refused = kubectl("patch", "spd", "crd-contract", "--type=merge", "-p", every_node)
     assert refused.returncode != 0
     assert "spec.placement" in refused.stderr
     assert "got EveryNode, allowed: Replicas, as it was created" in refused.stderr
     assert "Create a second SemiPDService" in refused.stderr
-    done(
-        "patch", "spd", "crd-contract", "--type=merge", "-p", json.dumps({"spec": {"placement": "Replicas"}})
-    )
+    kubectl.patch_chat({"spec": {"placement": "Replicas"}})
 
 
-def test_the_number_of_pods_is_scaled(chat: Manifest) -> None:
-    done("patch", "spd", "crd-contract", "--type=merge", "-p", json.dumps({"spec": {"replicas": 1}}))
-    done("scale", "spd/crd-contract", "--replicas=4")
+def test_the_number_of_pods_is_scaled(kubectl: Kubectl, chat: Manifest) -> None:
+    kubectl.patch_chat({"spec": {"replicas": 1}})
+    kubectl.done("scale", "spd/crd-contract", "--replicas=4")
     status = {"replicas": 3, "selector": "semipd.io/service=crd-contract"}
-    done(
-        "patch",
-        "spd",
-        "crd-contract",
-        "--subresource=status",
-        "--type=merge",
-        "-p",
-        json.dumps({"status": status}),
-    )
-    scale = json.loads(done("get", "spd", "crd-contract", "--subresource=scale", "-o", "json"))
+    kubectl.patch_chat({"status": status}, "--subresource=status")
+    scale = json.loads(kubectl.done("get", "spd", "crd-contract", "--subresource=scale", "-o", "json"))
     assert scale["spec"] == {"replicas": 4}
     assert scale["status"] == status
 
 
-def test_a_service_is_shown(chat: Manifest) -> None:
+def test_a_service_is_shown(kubectl: Kubectl, chat: Manifest) -> None:
     status = {
         "mode": "Auto",
         "granted": SPLIT,
         "slo": {"attainmentPermille": 973, "ttftMilliseconds": 380, "tpotMilliseconds": 41},
         "conditions": [CONDITION, CONDITION | {"type": "SLOMet", "status": "True", "reason": "Met"}],
     }
-    done(
-        "patch",
-        "spd",
-        "crd-contract",
-        "--subresource=status",
-        "--type=merge",
-        "-p",
-        json.dumps({"status": status}),
-    )
-    heads, values = done("get", "spd", "crd-contract").splitlines()
+    kubectl.patch_chat({"status": status}, "--subresource=status")
+    heads, values = kubectl.done("get", "spd", "crd-contract").splitlines()
     assert " ".join(heads.split()) == "NAME MODEL MODE PREFILL DECODE TTFT TPOT SLO READY REASON AGE"
     shown = [
         "crd-contract",
