@@ -39,8 +39,12 @@ setup: $(SETUP) ## install everything into .venv
 demo: $(SETUP) ## serve a real model, replay a real trace, watch the split move; writes out/report.html
 	@SEMIPD_INSTALL_SECONDS=$$(cat $(SETUP)) $(RUN)/semipd demo -f examples/semipdservice.yaml
 
-test: $(SETUP) ## all tests that need no GPU; those against a real API server where it is built
-	@$(RUN)/pytest
+# Most of a test's time is waiting. Files stay whole: their tests share servers.
+WORKERS ?= 2
+PARALLEL = --numprocesses=$(WORKERS) --dist=loadfile
+
+test: $(SETUP) ## all tests that need no GPU; those against a real API server where it is built (WORKERS=2 at a time)
+	@$(RUN)/pytest $(PARALLEL)
 
 test-fast: $(SETUP) ## the tests that start no engine
 	@$(RUN)/pytest -m "not slow"
@@ -50,7 +54,7 @@ check: $(SETUP) ## format, lint, types, import borders, spelling
 	$(RUN)/validate-pyproject pyproject.toml
 
 test-api: $(SETUP) cluster-build ## the tests against a real API server alone
-	@$(RUN)/pytest $$(grep -rl --include='*_test.py' API_SERVER_IS_BUILT tests)
+	@$(RUN)/pytest $(PARALLEL) $$(grep -rl --include='*_test.py' API_SERVER_IS_BUILT tests)
 
 e2e: $(SETUP) ## the demo, and semipd on a real Kubernetes: that of KUBECONFIG, else two nodes on this machine, as root
 	@$(RUN)/pytest e2e -s $(E2E_FLAGS)
