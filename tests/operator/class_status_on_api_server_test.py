@@ -47,7 +47,7 @@ def operator(account: Path, agents: Agents, tmp_path: Path) -> Iterator[Operator
 
 @pytest.fixture(autouse=True)
 def without_objects(admin: Kubectl) -> Iterator[None]:
-    """Each test begins with none."""
+    """Each test begins with none; children stay, as nobody collects them."""
     yield
     admin.done("delete", "semipdservices", "--all", "-n", NAMESPACE)
     admin.done("delete", "semipdclasses", "--all")
@@ -221,8 +221,8 @@ def test_an_operator_of_one_namespace_writes_none(
     with OperatorProcess(
         kubeconfig, tmp_path, agents.port, free_port(), "of-a-namespace", watch_namespace=NAMESPACE
     ) as running:
-        cluster.apply(service_manifest("chat", replicas=1))
-        cluster.wait(lambda: cluster.get("Deployment", "chat"), "it serves its namespace")
+        cluster.apply(service_manifest("alone", replicas=1))
+        cluster.wait(lambda: cluster.get("Deployment", "alone"), "it serves its namespace")
         rounds = running.metric("semipd_operator_rounds") + 2 * EVERY_S  # of a second each, or longer
         cluster.wait(lambda: running.metric("semipd_operator_rounds") > rounds, "it goes on")
         assert status(admin, "standard") == {}
