@@ -21,10 +21,12 @@ from lightkube import AsyncClient
 from semipd_core.errors import InvalidSpec
 from semipd_operator.apply.applier import Applier, Fenced
 from semipd_operator.apply.recorder import Recorder
+from semipd_operator.class_statuses import ClassStatuses
 from semipd_operator.health import Health, serve_health
 from semipd_operator.kopf_watch import KopfWatch
 from semipd_operator.lease import Election
 from semipd_operator.observe.census import Census
+from semipd_operator.observe.listed import Listed
 from semipd_operator.observe.revisions import Revisions
 from semipd_operator.observe.scrape import Scraper, open_client
 from semipd_operator.observe.world import World
@@ -61,9 +63,15 @@ class Operator:
         self._answers = answers
         self.election = Election(client, settings.namespace, LEASE_NAME, settings.identity, time.monotonic)
         self.applier = Applier(client, self.election.is_leading)
-        self.world = World(client, settings.watch_namespace, self._note_dirty, self._note_gone)
+        self.world = World(
+            client, settings.watch_namespace, self._note_dirty, self._note_gone, self._note_class
+        )
         self.census = Census(client, settings.watch_namespace, self.world)
-        self.kopf_watch = KopfWatch(client, settings.watch_namespace, self.world, settings.identity)
+        self.listed = Listed(client, self.world)
+        self.class_statuses = ClassStatuses(self.world, self.applier, self.listed)
+        self.kopf_watch = KopfWatch(
+            client, settings.watch_namespace, self.world, settings.identity, self.listed.begin_anew
+        )
         self.rounds = Rounds(
             Scraper(agents, settings.agent_port),
             settings.round_seconds,
@@ -108,12 +116,18 @@ class Operator:
             self._note_dirty(None)
             tasks.create_task(self.queue.run(self.settings.workers))
             tasks.create_task(self.rounds.run(self.election.is_leading))
+            if self.settings.watch_namespace is None:
+                tasks.create_task(self.class_statuses.run())
             tasks.create_task(self._resync())
             tasks.create_task(_first_end(informers))
 
     def _note_dirty(self, key: Key | None) -> None:
         for each in [key] if key is not None else list(self.world.services):
             self.queue.add(each)
+        self.class_statuses.note()
+
+    def _note_class(self) -> None:
+        self.class_statuses.note()
 
     def _note_gone(self, kind: str, key: Key) -> None:
         """A child that goes before a turn has seen it is not one that the informer has yet to see."""

@@ -11,6 +11,7 @@ import asyncio
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import httpx2
@@ -34,9 +35,19 @@ _log = log.logger(__name__)
 
 
 class KopfWatch:
-    """`namespace` None: the whole cluster. `identity`: else kopf asks for the user's name, and a container's has none."""
+    """`namespace` None: the whole cluster. `identity`: else kopf asks for the user's name, and a container's has none.
 
-    def __init__(self, client: AsyncClient, namespace: str | None, world: World, identity: str) -> None:
+    `on_forget` is called before all services and classes are forgotten.
+    """
+
+    def __init__(
+        self,
+        client: AsyncClient,
+        namespace: str | None,
+        world: World,
+        identity: str,
+        on_forget: Callable[[], None] = lambda: None,
+    ) -> None:
         self._client = client
         self._namespace = namespace
         self._world = world
@@ -44,6 +55,7 @@ class KopfWatch:
         self._census = Census(client, namespace, world)
         self.answers: Counter[str] = Counter()  # of the API server to kopf, by status code or error
         self.restarts = 0
+        self._on_forget = on_forget
 
     async def run(self) -> None:
         """Until cancelled. What kopf raises is logged, and it begins anew, later each time."""
@@ -114,9 +126,10 @@ class KopfWatch:
 
     def _forget(self) -> None:
         """With their kinds the objects are gone."""
+        self._on_forget()
         for key in list(self._world.services):
             self._world.note_service(key, None)
-        for name in list(self._world.classes):
+        for name in list(self._world.class_views):
             self._world.note_class(name, None)
 
 

@@ -27,7 +27,7 @@ def test_every_column_shows_a_field(crd: Crd) -> None:
         ),
         pytest.param(
             CLASS,
-            ["Default", "Device", "Services", "GPUs", "Budget", "Age"],
+            ["Default", "Device", "Services", "GPUs", "Budget", "Ready", "Reason", "Age"],
             ["Isolations", "Image"],
             id="class",
         ),

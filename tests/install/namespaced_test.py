@@ -19,6 +19,15 @@ pytestmark = [
     pytest.mark.skipif(not API_SERVER_IS_BUILT, reason="the API server is not built: make cluster-build"),
 ]
 TEAMS = ("team-a", "team-b")
+CLASS_STATUS = (
+    "patch",
+    "semipdclass",
+    "small",
+    "--subresource=status",
+    "--type=merge",
+    "-p",
+    '{"status": {}}',
+)
 
 
 def render_for(namespace: str, directory: Path) -> str:
@@ -137,6 +146,7 @@ def test_classes_hold_for_it_too(admin: Kubectl, teams: dict[str, Team]) -> None
         pytest.param(("get", "pods", "-n", "team-b"), id="another namespace's pods"),
         pytest.param(("get", "semipdservices", "--all-namespaces"), id="all services"),
         pytest.param(("get", "namespaces"), id="namespaces"),
+        pytest.param(CLASS_STATUS, id="a class's status, in which it would count its own services alone"),
         pytest.param(("get", "crd"), id="CustomResourceDefinitions"),
         pytest.param(("get", "secrets", "-n", "team-a"), id="secrets, also of its own namespace"),
         pytest.param(("delete", "semipdservice", "chat", "-n", "team-a"), id="its own services' life"),

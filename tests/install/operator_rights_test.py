@@ -187,6 +187,9 @@ def test_what_its_role_gives_it_is_enough_and_is_used_to_the_last_verb(
     audited: tuple[Kubectl, Audit], operator: OperatorProcess
 ) -> None:
     admin, audit = audited
+    admin.create(
+        {"apiVersion": "semipd.io/v1alpha1", "kind": "SemiPDClass", "metadata": {"name": "standard"}}
+    )
     admin.create(service_manifest("chat", routing="InferencePool"))
     admin.create(service_manifest("nodes", placement="EveryNode"))
     for kind, name in (
@@ -266,6 +269,7 @@ def test_it_can_give_nobody_more_than_it_has(audited: tuple[Kubectl, Audit], tmp
         ("edit", "patch", "semipdservices/status", False),
         ("edit", "patch", "semipdpartitions", False),
         ("edit", "patch", "semipdpartitions/status", False),
+        ("edit", "patch", "semipdclasses/status", False),
         ("admin", "create", "semipdservices", True),
         ("admin", "delete", "semipdpartitions", False),
         ("admin", "create", "semipdclasses", False),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field
+from enum import StrEnum
 from typing import Literal
 
 from semipd_core.api.conditions import Conditions
@@ -34,9 +35,17 @@ class ClassSpec:
     runtime_class_name: DnsSubdomain | None = None
 
 
+class ClassDevice(StrEnum):
+    """What `device: Auto` of a service can turn out to be."""
+
+    CUDA = "CUDA"
+    CPU = "CPU"
+
+
 @wire
 class ClassStatus:
     observed_generation: int | None = None
+    device: ClassDevice | None = None  # in force
     services: Count | None = None
     gpus_in_use: Count | None = None
     conditions: Conditions = ()

@@ -12,12 +12,12 @@ from lightkube.types import PatchType
 
 from semipd_core.api.fields import API_VERSION
 from semipd_core.errors import SemipdError
-from semipd_operator.kinds import BY_KIND, SERVICE
+from semipd_operator.kinds import BY_KIND, CLASS, SERVICE
 from semipd_operator.observe.child import DIGEST_ANNOTATION, ChildView, view_child
 from semipd_operator.plan.naming import CHILD_MANAGER, SCALE_MANAGER, SEED_MANAGER, STATUS_MANAGER
 from semipd_operator.plan.plan import SEEDED_REPLICAS
 
-CONFLICT, UNPROCESSABLE, FORBIDDEN = 409, 422, 403
+NOT_FOUND, CONFLICT, UNPROCESSABLE, FORBIDDEN = 404, 409, 422, 403
 
 Manifest = dict[str, Any]
 ChildKey = tuple[str, str, str]  # kind, namespace, name
@@ -169,6 +169,25 @@ class Applier:
         after: str = written["metadata"]["resourceVersion"]
         return after
 
+    async def apply_class_status(self, name: str, status: Manifest) -> None:
+        """Raises: Fenced, ApiError (never for a class that is gone), httpx2.HTTPError."""
+        self._fence()
+        manifest: Manifest = {
+            "apiVersion": API_VERSION,
+            "kind": "SemiPDClass",
+            "metadata": {"name": name},
+            "status": status,
+        }
+        try:
+            await self.client.apply(
+                CLASS.Status(manifest), name=name, field_manager=STATUS_MANAGER, force=True
+            )
+        except ApiError as error:
+            if error.status.code != NOT_FOUND:
+                raise
+            return
+        self.writes += 1
+
     async def delete(self, kind: str, namespace: str, name: str) -> None:
         """Raises: Fenced, ApiError (never for what is gone), httpx2.HTTPError."""
         self._fence()
@@ -176,7 +195,7 @@ class Applier:
         try:
             await self.client.delete(BY_KIND[kind], name, namespace=namespace)
         except ApiError as error:
-            if error.status.code != 404:
+            if error.status.code != NOT_FOUND:
                 raise
         self.writes += 1
 

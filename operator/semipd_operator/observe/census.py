@@ -27,7 +27,7 @@ class Census:
 
         Raises: one of FAILURES.
         """
-        services, classes = dict(self._world.services), dict(self._world.classes)
+        services, classes = dict(self._world.services), dict(self._world.class_views)
         found = {
             Key(each["metadata"]["namespace"], each["metadata"]["name"])
             async for each in self._client.list(
@@ -39,7 +39,7 @@ class Census:
                 self._world.note_service(key, None)
         names = {each["metadata"]["name"] async for each in self._client.list(kinds.CLASS, chunk_size=CHUNK)}
         for name, known in classes.items():
-            if name not in names and self._world.classes.get(name) is known:
+            if name not in names and self._world.class_views.get(name) is known:
                 self._world.note_class(name, None)
 
     async def is_there(self, key: Key) -> bool:

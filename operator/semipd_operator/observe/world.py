@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -17,6 +18,7 @@ from semipd_core.errors import InvalidSpec
 from semipd_operator import kinds
 from semipd_operator.observe.child import ChildView
 from semipd_operator.observe.trim import is_news, trim_child, trim_partition, trim_pod, trim_replica_set
+from semipd_operator.plan.class_status import Deployed
 from semipd_operator.plan.naming import (
     CHILD_MANAGER,
     COMPONENT_LABEL,
@@ -39,6 +41,7 @@ from semipd_operator.plan.observed import (
     view_workload,
     workload_kind,
 )
+from semipd_operator.plan.observed_class import ClassView, holds_otherwise, view_class
 from semipd_shell import log
 from semipd_shell.informer import Informer, Key
 
@@ -52,7 +55,7 @@ MANAGED = {"app.kubernetes.io/managed-by": CHILD_MANAGER}
 class World:
     """`namespace` None: the whole cluster. `on_dirty` gets a service's key, or None for all services.
 
-    `on_gone` gets the kind and the key of each object that was deleted.
+    `on_gone` gets the kind and the key of each object that was deleted; `on_class` is called when a class is another one.
     """
 
     def __init__(
@@ -61,10 +64,12 @@ class World:
         namespace: str | None,
         on_dirty: Callable[[Key | None], None],
         on_gone: Callable[[str, Key], None] = lambda _kind, _key: None,
+        on_class: Callable[[], None] = lambda: None,
     ) -> None:
         self.services: dict[Key, Object] = {}
         self._read: dict[Key, tuple[Object, SemiPDService]] = {}  # what each was when it was read
-        self.classes: dict[str, SemiPDClass] = {}
+        self.class_views: dict[str, ClassView] = {}
+        self._on_class = on_class
         self._on_dirty = on_dirty
         self._on_gone = on_gone
         self._of_service: dict[str, dict[Key, dict[Key, Object]]] = defaultdict(
@@ -110,15 +115,16 @@ class World:
         self._on_dirty(key)
 
     def note_class(self, name: str, found: Object | None) -> None:
-        """A class that cannot be read keeps its last form: services must not lose their guard-rails by a typing error."""
-        if found is None:
-            self.classes.pop(name, None)
-        else:
-            try:
-                self.classes[name] = codec.decode_class(found)
-            except InvalidSpec as error:
-                _log.error("class not read", name=name, problem=str(error))
-        self._on_dirty(None)
+        """Services are looked at again if it holds otherwise for them: the counts in its status are no reason."""
+        before = self.class_views.pop(name, None)
+        now = view_class(found, before) if found is not None else None
+        if now is not None:
+            self.class_views[name] = now
+            if now.defect is not None:
+                _log.error("class not read", name=name, problem=str(now.defect))
+        if holds_otherwise(before, now):
+            self._on_dirty(None)
+        self._on_class()
 
     def _note(self, kind: str, key: Key, before: Object | None, now: Object | None) -> None:
         if now is None:
@@ -138,6 +144,21 @@ class World:
                 self._on_dirty(service)
 
     # --- what is there ----------------------------------------------------------------------------------------
+
+    @property
+    def classes(self) -> dict[str, SemiPDClass]:
+        """As they hold."""
+        return {name: view.form for name, view in self.class_views.items() if view.form is not None}
+
+    def deployed(self) -> list[Deployed]:
+        """All services that can be read."""
+        found = []
+        for key in self.services:
+            with contextlib.suppress(InvalidSpec):
+                service = self.service(key)
+                workload = self.workload(key, service)
+                found.append(Deployed(service=service, pods=workload.desired if workload else 0))
+        return found
 
     def observe(self, key: Key) -> Observed:
         """Raises: KeyError if the service is gone, InvalidSpec if it cannot be read."""

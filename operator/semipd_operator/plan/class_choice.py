@@ -26,7 +26,10 @@ def choose_class(service: SemiPDService, classes: Iterable[SemiPDClass]) -> Clas
     by_name = {cls.metadata.name: cls for cls in classes}
     ref = service.spec.class_ref
     if ref is None:
-        return _default_of(by_name.values())
+        default = default_class(by_name.values())
+        if default is None:
+            return ClassChoice(name=None, spec=BUILT_IN)
+        return ClassChoice(name=default.metadata.name, spec=default.spec)
     if ref.name in by_name:
         return ClassChoice(name=ref.name, spec=by_name[ref.name].spec)
     there = ", ".join(sorted(by_name)) or "none is there"
@@ -34,16 +37,10 @@ def choose_class(service: SemiPDService, classes: Iterable[SemiPDClass]) -> Clas
     return ClassChoice(name=ref.name, spec=BUILT_IN, defect=defect)
 
 
-def _default_of(classes: Iterable[SemiPDClass]) -> ClassChoice:
-    marked = [cls for cls in classes if is_default(cls)]
-    if not marked:
-        return ClassChoice(name=None, spec=BUILT_IN)
-    # Of equally old ones the first by name.
-    youngest = max(
-        sorted(marked, key=lambda cls: cls.metadata.name),
-        key=lambda cls: cls.metadata.creation_timestamp or "",
-    )
-    return ClassChoice(name=youngest.metadata.name, spec=youngest.spec)
+def default_class(classes: Iterable[SemiPDClass]) -> SemiPDClass | None:
+    """Of those marked as default the youngest, of equally old ones the first by name; None: no class is marked."""
+    marked = sorted(filter(is_default, classes), key=lambda cls: cls.metadata.name)
+    return max(marked, key=lambda cls: cls.metadata.creation_timestamp or "", default=None)
 
 
 def is_default(cls: SemiPDClass) -> bool:

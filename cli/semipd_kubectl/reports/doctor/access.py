@@ -47,6 +47,7 @@ CHILD_VERBS = "list watch create patch delete"
 OPERATOR_NEEDS = (
     *_needs("list watch", GROUP, "semipdservices", "semipdclasses"),
     *_needs("patch", GROUP, "semipdservices", "semipdservices/status", "semipdservices/scale"),
+    *_needs("patch", GROUP, "semipdclasses/status"),
     *_needs("get list watch create patch", GROUP, "semipdpartitions"),
     *_needs("patch", GROUP, "semipdpartitions/status"),
     *_needs("list watch", "", "pods"),
