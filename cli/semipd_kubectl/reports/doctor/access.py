@@ -53,6 +53,7 @@ OPERATOR_NEEDS = (
     *_needs("list watch", "", "pods"),
     *_needs(CHILD_VERBS, "", "services", "serviceaccounts"),
     *_needs(CHILD_VERBS, "apps", "deployments", "daemonsets"),
+    *_needs("list watch", "apps", "replicasets"),
     *_needs(CHILD_VERBS, "policy", "poddisruptionbudgets"),
     *_needs(CHILD_VERBS, "networking.k8s.io", "networkpolicies"),
     *_needs(CHILD_VERBS, "rbac.authorization.k8s.io", "roles", "rolebindings"),
