@@ -1,6 +1,7 @@
 """The HTTP session that kopf asks the API server through: it counts the answers, and opens no watch again and again at once.
 
-kopf begins a watch that has ended, in good order or not, anew without a pause.
+kopf begins a watch that has ended, in good order or not, anew without a pause. While it ends it may wait for a login that nobody
+makes any more, and would for ever.
 """
 
 from __future__ import annotations
@@ -8,13 +9,17 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import aiohttp
 import kopf
+from kopf._cogs.structs.credentials import Vault  # the type of an argument of kopf.operator
 
 STEADY_S = 5.0  # a watch that has held for so long begins anew at once
 FIRST_DELAY_S, MAX_DELAY_S = 0.2, 15.0
 UNAUTHORIZED = 401
+LOGIN_TIMEOUT_S = 15.0
 LOGIN_DELAY_S = 2.0  # kopf logs in again, and would do so for ever with what it is refused for
 
 
@@ -50,6 +55,26 @@ class Pace:
         else:
             self._delays_s.pop(path, None)
         self._began_s[path] = now_s()
+
+
+class ImpatientVault(Vault):
+    """As kopf's own. Raises: TimeoutError where a request waits for a login longer than LOGIN_TIMEOUT_S."""
+
+    async def extended(
+        self, factory: Callable[[Any], Any], purpose: str | None = None
+    ) -> AsyncIterator[tuple[Any, Any, Any]]:
+        items = super().extended(factory, purpose)
+        while True:
+            try:
+                async with asyncio.timeout(LOGIN_TIMEOUT_S):
+                    found = await anext(items)
+            except StopAsyncIteration:
+                return
+            yield found
+
+    async def invalidate(self, key: Any, info: Any, *, exc: Exception | None = None) -> None:
+        async with asyncio.timeout(LOGIN_TIMEOUT_S):
+            await super().invalidate(key, info, exc=exc)
 
 
 def open_session(login: kopf.ConnectionInfo, answers: Counter[str]) -> kopf.AiohttpSession:

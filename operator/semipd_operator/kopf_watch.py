@@ -20,6 +20,7 @@ from lightkube import AsyncClient
 
 from semipd_operator import kinds
 from semipd_operator.handlers import build_registry, build_settings
+from semipd_operator.kopf_session import ImpatientVault
 from semipd_operator.observe.census import Census
 from semipd_operator.observe.world import Object, World
 from semipd_shell import log
@@ -120,6 +121,7 @@ class KopfWatch:
                 clusterwide=self._namespace is None,
                 standalone=True,
                 stop_flag=stop,
+                vault=ImpatientVault(),
             )
         finally:
             stop.set()  # or the thread in which kopf waits for it would hold the loop's end up

