@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import kopf
 
 from semipd_core.api.fields import GROUP
-from semipd_operator.kopf_session import open_session
+from semipd_operator.kopf_session import Sessions, open_session
 from semipd_operator.observe.world import Object
 from semipd_operator.plan.observed import owns_replicas
 from semipd_shell.informer import Key
@@ -24,14 +24,14 @@ class Notes(Protocol):
     def note_class(self, name: str, found: Object | None) -> None: ...
 
 
-def build_registry(world: Notes, answers: Counter[str]) -> kopf.OperatorRegistry:
+def build_registry(world: Notes, answers: Counter[str], sessions: Sessions) -> kopf.OperatorRegistry:
     """`answers` counts what the API server answers kopf, by status code or error."""
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
     async def login(**kwargs: Any) -> Any:
         found = kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
-        return open_session(found, answers) if found else None
+        return open_session(found, answers, sessions) if found else None
 
     @kopf.on.event(GROUP, VERSION, "semipdservices", registry=registry)
     async def on_service(type: str | None, body: kopf.Body, **_: Any) -> None:  # noqa: A002

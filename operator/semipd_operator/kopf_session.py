@@ -1,7 +1,7 @@
 """The HTTP session that kopf asks the API server through: it counts the answers, and opens no watch again and again at once.
 
 kopf begins a watch that has ended, in good order or not, anew without a pause. While it ends it may wait for a login that nobody
-makes any more, and would for ever.
+makes any more, or for a watch that has swallowed its cancellation, and would for ever.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ STEADY_S = 5.0  # a watch that has held for so long begins anew at once
 FIRST_DELAY_S, MAX_DELAY_S = 0.2, 15.0
 UNAUTHORIZED = 401
 LOGIN_TIMEOUT_S = 15.0
+ENDING_S, POLL_S = 10.0, 0.5
 LOGIN_DELAY_S = 2.0  # kopf logs in again, and would do so for ever with what it is refused for
 
 
@@ -77,7 +78,27 @@ class ImpatientVault(Vault):
             await super().invalidate(key, info, exc=exc)
 
 
-def open_session(login: kopf.ConnectionInfo, answers: Counter[str]) -> kopf.AiohttpSession:
+class Sessions:
+    """Those that kopf was given. It closes them when it ends, and should have ended soon after."""
+
+    def __init__(self) -> None:
+        self._latest: aiohttp.ClientSession | None = None
+
+    def note(self, session: aiohttp.ClientSession) -> None:
+        self._latest = session
+
+    async def until_closed(self) -> None:
+        """Once the latest has been closed for ENDING_S: no other login has followed."""
+        closed_s = 0.0
+        while closed_s < ENDING_S:
+            await asyncio.sleep(POLL_S)
+            is_closed = self._latest is not None and self._latest.closed
+            closed_s = closed_s + POLL_S if is_closed else 0.0
+
+
+def open_session(
+    login: kopf.ConnectionInfo, answers: Counter[str], sessions: Sessions
+) -> kopf.AiohttpSession:
     """As kopf's own would be, and paced. kopf closes it."""
     session = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, ssl=login.as_ssl_context()),
@@ -86,6 +107,7 @@ def open_session(login: kopf.ConnectionInfo, answers: Counter[str]) -> kopf.Aioh
         trust_env=login.trust_env,
         middlewares=(Pace(answers),),
     )
+    sessions.note(session)
     return kopf.AiohttpSession(
         aiohttp_session=session,
         server=login.server,

@@ -18,9 +18,10 @@ import httpx2
 import kopf
 from lightkube import AsyncClient
 
+from semipd_core.errors import SemipdError
 from semipd_operator import kinds
 from semipd_operator.handlers import build_registry, build_settings
-from semipd_operator.kopf_session import ImpatientVault
+from semipd_operator.kopf_session import ImpatientVault, Sessions
 from semipd_operator.observe.census import Census
 from semipd_operator.observe.world import Object, World
 from semipd_shell import log
@@ -33,6 +34,10 @@ MAX_DELAY_S = 30.0
 STEADY_S = 60.0  # a watch of kopf's that has gone on for so long was no failure at once
 
 _log = log.logger(__name__)
+
+
+class KopfStuck(SemipdError):
+    """It would have ended by itself long ago."""
 
 
 class KopfWatch:
@@ -112,19 +117,29 @@ class KopfWatch:
             raise
 
     async def _kopf(self, notes: _Notes, stop: threading.Event) -> None:
+        """In a loop of its own, which ends with this, and cancels what is left. Raises: what kopf raised, KopfStuck."""
+        sessions = Sessions()
+        running = asyncio.create_task(self._operator(notes, stop, sessions))
+        closed = asyncio.create_task(sessions.until_closed())
         try:
-            await kopf.operator(
-                registry=build_registry(notes, self.answers),
-                settings=build_settings(),
-                identity=self._identity,
-                namespaces=[self._namespace] if self._namespace else [],
-                clusterwide=self._namespace is None,
-                standalone=True,
-                stop_flag=stop,
-                vault=ImpatientVault(),
-            )
+            await asyncio.wait({running, closed}, return_when=asyncio.FIRST_COMPLETED)
+            if not running.done():
+                raise KopfStuck("kopf has closed its session and does not end")
+            await running
         finally:
             stop.set()  # or the thread in which kopf waits for it would hold the loop's end up
+
+    async def _operator(self, notes: _Notes, stop: threading.Event, sessions: Sessions) -> None:
+        await kopf.operator(
+            registry=build_registry(notes, self.answers, sessions),
+            settings=build_settings(),
+            identity=self._identity,
+            namespaces=[self._namespace] if self._namespace else [],
+            clusterwide=self._namespace is None,
+            standalone=True,
+            stop_flag=stop,
+            vault=ImpatientVault(),
+        )
 
     def _forget(self) -> None:
         """With their kinds the objects are gone."""
