@@ -95,6 +95,7 @@ def roll_outs(traffic: Traffic, installed: ClusterUnderTest) -> None:
             "an image, reverted half-way",
             lambda: disruptions.roll_out_and_revert(kubectl, NAME, image, other),
         )
+        traffic.during("the first image again", lambda: disruptions.roll_out(kubectl, NAME, image))
     finally:
         kubectl.patch("SemiPDClass", "cpu", {"spec": {"image": None}})
 
