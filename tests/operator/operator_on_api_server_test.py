@@ -15,6 +15,7 @@ from installed import OPERATOR_NAMESPACE, operators_account
 from lightkube import AsyncClient, KubeConfig
 from operator_process import NAMESPACE, Agents, Cluster, OperatorProcess, service_manifest
 from running_service import free_port
+from settled_service import CHILDREN
 
 from semipd_core.slo import histogram
 from semipd_core.telemetry import EngineReport, FrontEndReport, SloTargets, WindowSlot
@@ -25,15 +26,6 @@ pytestmark = [
     pytest.mark.timeout(300),
     pytest.mark.skipif(not API_SERVER_IS_BUILT, reason="the API server is not built: make cluster-build"),
 ]
-CHILDREN = (
-    "ServiceAccount",
-    "Role",
-    "RoleBinding",
-    "Service",
-    "NetworkPolicy",
-    "PodDisruptionBudget",
-    "Deployment",
-)
 
 
 @pytest.fixture(scope="module")
