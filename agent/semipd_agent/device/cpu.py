@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from semipd_agent.device.facts import DeviceUnit, Inventory
+from semipd_agent.mps.preflight import GpuSharing
 
 PERCENT_STEP = 1  # turns are weighted by time, so any percent is a cap
 
@@ -20,3 +21,6 @@ class CpuDevice:
             healthy=True,
         )
         return Inventory(kind="CPU", units=[unit])
+
+    def sharing(self) -> list[GpuSharing]:
+        return []

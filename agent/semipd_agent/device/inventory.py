@@ -7,6 +7,7 @@ from typing import Protocol
 from semipd_agent.device.cpu import CpuDevice
 from semipd_agent.device.facts import Inventory
 from semipd_agent.device.nvml import NvmlDevice
+from semipd_agent.mps.preflight import GpuSharing
 from semipd_core.errors import InvalidSpec
 
 
@@ -15,6 +16,10 @@ class Device(Protocol):
 
     def inventory(self) -> Inventory:
         """Raises: DeviceError if the device does not answer."""
+        ...
+
+    def sharing(self) -> list[GpuSharing]:
+        """Who may use each GPU; empty without GPUs. Raises: DeviceError."""
         ...
 
 

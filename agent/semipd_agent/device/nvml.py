@@ -9,6 +9,11 @@ from types import ModuleType
 from typing import Any
 
 from semipd_agent.device.facts import DeviceUnit, Inventory, percent_step
+from semipd_agent.device.gpm import GpmSampler
+from semipd_agent.device.nvml_calls import GpuLost, ask, import_nvml, is_lost, session
+from semipd_agent.device.nvml_reading import UNCORRECTED, VOLATILE, read_gpu, read_versions
+from semipd_agent.device.reading import GpuReading, Look
+from semipd_agent.mps.preflight import ComputeMode, GpuSharing
 from semipd_core.errors import DeviceError
 
 CUDA_CORES_PER_SM = {(7, 0): 64, (7, 5): 64, (8, 0): 64}  # by compute capability; others: 128
@@ -22,21 +27,57 @@ class NvmlDevice:
     """
 
     def __init__(self, nvml: ModuleType | None = None) -> None:
-        self._nvml: Any = nvml if nvml is not None else _import_nvml()
+        self._nvml: Any = nvml if nvml is not None else import_nvml()
+        self._gpm = GpmSampler(self._nvml)
+
+    @property
+    def nvml(self) -> Any:
+        """For who waits for events."""
+        return self._nvml
 
     def inventory(self) -> Inventory:
         nvml = self._nvml
+        with session(nvml):
+            try:
+                handles = map(nvml.nvmlDeviceGetHandleByIndex, range(nvml.nvmlDeviceGetCount()))
+                return Inventory(kind="CUDA", units=[self._unit(handle) for handle in handles])
+            except nvml.NVMLError as error:
+                raise DeviceError(f"NVML: {error}") from error
+
+    def look(self) -> Look:
+        """All that can be read now; a GPU that does not answer is left out. Never raises for what NVML says."""
+        nvml = self._nvml
         try:
-            nvml.nvmlInit()
-        except nvml.NVMLError as error:
-            raise DeviceError(f"NVML does not start: {error}; is the NVIDIA driver installed?") from error
-        try:
-            handles = map(nvml.nvmlDeviceGetHandleByIndex, range(nvml.nvmlDeviceGetCount()))
-            return Inventory(kind="CUDA", units=[self._unit(handle) for handle in handles])
-        except nvml.NVMLError as error:
-            raise DeviceError(f"NVML: {error}") from error
-        finally:
-            nvml.nvmlShutdown()
+            with session(nvml):
+                found = self._look_at_all()
+        except (DeviceError, nvml.NVMLError) as error:
+            found = Look(error=str(error))
+        if found.error is not None or found.is_lost:
+            self._gpm.close()  # so that the next session is a new one
+        return found
+
+    def _look_at_all(self) -> Look:
+        """Raises: GpuLost, nvml.NVMLError if not even the GPUs can be counted."""
+        nvml = self._nvml
+        units, readings, lost = [], [], False
+        for index in range(nvml.nvmlDeviceGetCount()):
+            try:
+                handle = nvml.nvmlDeviceGetHandleByIndex(index)
+                reading = self._read(handle)
+                units.append(self._unit(handle))
+                readings.append(reading)
+            except GpuLost:
+                lost = True
+            except nvml.NVMLError as error:
+                lost = lost or is_lost(error)
+        return Look(units=tuple(units), readings=tuple(readings), versions=read_versions(nvml), is_lost=lost)
+
+    def _read(self, handle: Any) -> GpuReading:
+        uuid = self._nvml.nvmlDeviceGetUUID(handle)
+        return read_gpu(self._nvml, handle, self._gpm.activity(uuid, handle))
+
+    def close(self) -> None:
+        self._gpm.close()
 
     def _unit(self, handle: Any) -> DeviceUnit:
         nvml = self._nvml
@@ -53,29 +94,40 @@ class NvmlDevice:
             reason=reason,
         )
 
+    def sharing(self) -> list[GpuSharing]:
+        """Who may use each GPU, and who does so through MPS.
+
+        Raises: DeviceError.
+        """
+        nvml = self._nvml
+        with session(nvml):
+            try:
+                handles = map(nvml.nvmlDeviceGetHandleByIndex, range(nvml.nvmlDeviceGetCount()))
+                return [self._gpu_sharing(handle) for handle in handles]
+            except nvml.NVMLError as error:
+                raise DeviceError(f"NVML: {error}; is the NVIDIA driver installed?") from error
+
+    def _gpu_sharing(self, handle: Any) -> GpuSharing:
+        nvml = self._nvml
+        modes = {
+            nvml.NVML_COMPUTEMODE_DEFAULT: ComputeMode.DEFAULT,
+            nvml.NVML_COMPUTEMODE_PROHIBITED: ComputeMode.PROHIBITED,
+            nvml.NVML_COMPUTEMODE_EXCLUSIVE_PROCESS: ComputeMode.EXCLUSIVE_PROCESS,
+        }
+        mode = nvml.nvmlDeviceGetComputeMode(handle)
+        clients = nvml.nvmlDeviceGetMPSComputeRunningProcesses(handle)
+        return GpuSharing(
+            uuid=nvml.nvmlDeviceGetUUID(handle),
+            compute_mode=modes.get(mode, f"mode {mode}"),
+            mps_pids=tuple(sorted(client.pid for client in clients)),
+        )
+
     def _num_sms(self, handle: Any, capability: tuple[int, int]) -> int | None:
         """NVML counts CUDA cores; an SM has a fixed number of them."""
-        try:
-            cores: int = self._nvml.nvmlDeviceGetNumGpuCores(handle)
-        except self._nvml.NVMLError:
-            return None
-        return cores // CUDA_CORES_PER_SM.get(capability, 128)
+        cores: int | None = ask(self._nvml, "nvmlDeviceGetNumGpuCores", handle)
+        return None if cores is None else cores // CUDA_CORES_PER_SM.get(capability, 128)
 
     def _fault(self, handle: Any) -> str:
         """Uncorrected memory errors; "" where there are none or the card does not count them."""
-        nvml = self._nvml
-        try:
-            errors = nvml.nvmlDeviceGetTotalEccErrors(
-                handle, nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
-            )
-        except nvml.NVMLError:
-            return ""
+        errors = ask(self._nvml, "nvmlDeviceGetTotalEccErrors", handle, UNCORRECTED, VOLATILE)
         return f"{errors} uncorrected memory errors" if errors else ""
-
-
-def _import_nvml() -> ModuleType:
-    try:
-        import pynvml  # noqa: PLC0415
-    except ImportError as error:
-        raise DeviceError("pynvml is not installed: install semipd[agent] for GPU facts") from error
-    return pynvml
