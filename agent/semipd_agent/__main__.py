@@ -20,8 +20,10 @@ from fastapi import FastAPI
 from semipd_agent import configure
 from semipd_agent.agent import Agent
 from semipd_agent.commands import Commands
-from semipd_agent.device.inventory import open_device
+from semipd_agent.device.inventory import Device, open_device
+from semipd_agent.device.nvml import NvmlDevice
 from semipd_agent.http.app import build_app, build_readings
+from semipd_agent.isolation_probe import Settled, settle_isolation
 from semipd_agent.journal.file import Journal
 from semipd_agent.kubernetes.first_spec import adopt_first_spec
 from semipd_agent.kubernetes.follow import follow_partition
@@ -66,14 +68,39 @@ def _run(run_directory: RunDirectory, commands: Commands) -> int:
     if not lock.acquire():
         print(f"{run_directory.agent_lock}: another agent lives", file=sys.stderr)
         return EXIT_ANOTHER_AGENT
-    inventory = open_device(config.device).inventory()
-    log.logger(__name__).info("agent starts", service=config.service, device=msgspec.to_builtins(inventory))
+    device = open_device(config.device)
+    watched = device if isinstance(device, NvmlDevice) else None
+    found = device.inventory() if watched is None else watched.look()
+    log.logger(__name__).info("agent starts", service=config.service, device=msgspec.to_builtins(found))
     config = adopt_first_spec(config, run_directory)
     journal = Journal(run_directory.journal)
-    engines = write_configs(config, run_directory)
-    asyncio.run(serve(config, engines, run_directory, journal, commands))
+    gpus = [] if watched is None else [unit.uuid for unit in found.units]
+    asyncio.run(_settle_and_serve(config, run_directory, journal, commands, device, gpus))
     lock.release()
     return 0
+
+
+async def _settle_and_serve(
+    config: AgentConfig,
+    run_directory: RunDirectory,
+    journal: Journal,
+    commands: Commands,
+    device: Device,
+    gpus: Sequence[str],
+) -> None:
+    """The isolation comes first: it is in all that engines are told. Raises: InvalidSpec, JournalUnwritable, OSError."""
+    watched = device if isinstance(device, NvmlDevice) else None
+    settled = await settle_isolation(
+        config,
+        run_directory,
+        journal,
+        commands.mps_control,
+        sharing=device.sharing,
+        look=None if watched is None else watched.look(),
+    )
+    config = configure.with_isolation(config, settled.isolation.isolation)
+    engines = write_configs(config, run_directory, gpus)
+    await serve(config, engines, run_directory, journal, commands, settled, watched)
 
 
 def read_config(run_directory: RunDirectory) -> AgentConfig:
@@ -87,14 +114,17 @@ def read_config(run_directory: RunDirectory) -> AgentConfig:
         raise InvalidSpec(path.name, str(error), "an AgentConfig as JSON") from error
 
 
-def write_configs(config: AgentConfig, run_directory: RunDirectory) -> list[EngineConfig]:
-    """Each engine's `engine.json`, and `proxy.json` where there are several. Raises: OSError."""
+def write_configs(
+    config: AgentConfig, run_directory: RunDirectory, gpus: Sequence[str]
+) -> list[EngineConfig]:
+    """Each engine's `engine.json`, and `proxy.json` where there are several. Raises: InvalidSpec, OSError."""
     run_directory.logs.mkdir(mode=0o700, exist_ok=True)
     names = configure.engine_ids(config)
     cpus = configure.split_cpus(sorted(os.sched_getaffinity(0)), config.engines)
+    assigned = configure.assign_gpus(config.device, gpus, config.engines, config.num_ranks)
     engines = [
-        configure.build_engine_config(config, name, cores, run_directory)
-        for name, cores in zip(names, cpus, strict=True)
+        configure.build_engine_config(config, name, cores, run_directory, own)
+        for name, cores, own in zip(names, cpus, assigned, strict=True)
     ]
     for engine in engines:
         run_directory.engine(engine.engine_id).mkdir(mode=0o700, exist_ok=True)
@@ -111,9 +141,15 @@ async def serve(
     run_directory: RunDirectory,
     journal: Journal,
     commands: Commands,
+    settled: Settled,
+    gpus: NvmlDevice | None = None,
 ) -> None:
     """Until drained; the HTTP server answers to the end."""
-    agent = Agent(config, engines, run_directory, journal, commands)
+    agent = Agent(
+        config, engines, run_directory, journal, commands, settled.mps, gpus, isolation=settled.isolation
+    )
+    if agent.gpus is not None and gpus is not None:
+        agent.gpus.take(gpus.look())  # before anything starts on them
     _drain_on_signals(agent)
     apps = {channel.listen(str(run_directory.agent_socket)): build_app(agent)}
     companions = []

@@ -8,6 +8,8 @@ from semipd_agent.adoption import plan_adoption
 from semipd_agent.commands import Commands
 from semipd_agent.journal import entries as entry
 from semipd_agent.journal.file import Journal
+from semipd_agent.mps.controller import MpsController
+from semipd_agent.mps.processes import FOREGROUND, find
 from semipd_agent.processes.identity import Identity, scan
 from semipd_agent.run_directory import RunDirectory
 from semipd_agent.strays import end_strays
@@ -20,11 +22,11 @@ async def adopt_processes(
     run_directory: RunDirectory,
     commands: Commands,
     engines: Mapping[str, EngineSupervisor],
-    shared: Sequence[SharedProcess],
+    shared: Sequence[SharedProcess | MpsController],
 ) -> None:
     """Before anything is started."""
     journalled = journal.state.processes
-    found = list(scan(commands.all, str(run_directory.path)))
+    found = [*scan(commands.all, str(run_directory.path)), *find(str(run_directory.mps_pipes)).daemons]
     plan = plan_adoption(journalled, found, lambda name: _command_of(name, run_directory, commands))
     await end_strays(plan.strays)
     for name, process in journalled.items():
@@ -37,13 +39,15 @@ def _adopt(
     starting: entry.Starting,
     identity: Identity | None,
     engines: Mapping[str, EngineSupervisor],
-    shared: Sequence[SharedProcess],
+    shared: Sequence[SharedProcess | MpsController],
 ) -> bool:
     """Whether the process has a place. A lane has one even if it is gone: its coordinator must hear of its exit."""
     engine_id, _, part = name.rpartition("/")
     if not engine_id:
         child = next((process.child for process in shared if process.name == name), None)
-        return child is not None and identity is not None and child.adopt(identity)
+        if child is None or identity is None:
+            return False
+        return child.pid == identity.pid or child.adopt(identity)  # MPS may run since the probe at start
     if engine_id not in engines:
         return False
     if starting.lane_role is not None:
@@ -57,6 +61,8 @@ def _command_of(name: str, run_directory: RunDirectory, commands: Commands) -> t
     engine_id, _, part = name.rpartition("/")
     if name == "zygote":
         return commands.of_zygote(run_directory)
+    if name == MpsController.name:
+        return (*commands.mps_control, FOREGROUND)
     if name == "proxy":
         return commands.of_proxy(run_directory)
     if part in ROLES:

@@ -31,7 +31,7 @@ def plan_adoption(
     """`command_of` names the full command line of a process, None for lanes.
 
     A process whose start was journalled and whose pid was not is known by its command line, if that is unambiguous; a lane
-    is not, since all lanes show the zygote's.
+    is not, since all lanes show the zygote's. Who is in a living lane's process group belongs to the lane.
     """
     by_identity = {facts.identity: facts for facts in found}
     alive = {
@@ -39,7 +39,12 @@ def plan_adoption(
         for name, process in journalled.items()
         if process.started is not None and identity_of(process.started) in by_identity
     }
-    unclaimed = {identity: facts for identity, facts in by_identity.items() if identity not in alive.values()}
+    lanes = {identity.pid for name, identity in alive.items() if command_of(name) is None}
+    unclaimed = {
+        identity: facts
+        for identity, facts in by_identity.items()
+        if identity not in alive.values() and facts.group not in lanes
+    }
     for name in journalled:
         command = command_of(name)
         matches = [identity for identity, facts in unclaimed.items() if facts.arguments == command]

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
 
 from semipd_agent import configure
 from semipd_agent.adopter import adopt_processes
 from semipd_agent.commands import Commands
 from semipd_agent.decisions import DecisionLog
+from semipd_agent.device.watch import GpuDevice, GpuUsers, GpuWatch
+from semipd_agent.device_gate import DeviceGate
 from semipd_agent.drain import wait_for_open_requests
+from semipd_agent.faults import find_faults
 from semipd_agent.journal import entries as entry
 from semipd_agent.journal.file import Journal
 from semipd_agent.journal.recovery import SWITCHES_KEPT, JournalledEngine
+from semipd_agent.mps.controller import MpsController
+from semipd_agent.mps.view import LaneClient
 from semipd_agent.observer import EngineObserver
 from semipd_agent.processes.identity import Identity, scan
 from semipd_agent.run_directory import RunDirectory
@@ -25,7 +30,14 @@ from semipd_agent.supervision.shares import from_wire, new_goal
 from semipd_agent.supervision.surroundings import Surroundings
 from semipd_agent.supervision.zygote_client import ForkRequest, ForkUnknown, fork
 from semipd_agent.wishes.source import FileWishSource, HttpWishSource, WishRefused
-from semipd_core.agent_config import AgentConfig, DecisionStatus, SwitchStatus, WishWire
+from semipd_core.agent_config import (
+    AgentConfig,
+    DecisionStatus,
+    FaultStatus,
+    IsolationStatus,
+    SwitchStatus,
+    WishWire,
+)
 from semipd_core.engine_config import EngineConfig
 from semipd_core.errors import InvalidSpec
 from semipd_core.node.loop import NodeConfig
@@ -35,7 +47,10 @@ _log = log.logger(__name__)
 
 
 class Agent:
-    """`journal` holds what the agent before this one left."""
+    """`config` has the isolation in force. `journal` holds what the agent before this one left.
+
+    `mps`: where lanes are MPS clients. `gpus`: None without any. `isolation`: how the one in force was chosen.
+    """
 
     def __init__(
         self,
@@ -44,8 +59,12 @@ class Agent:
         run_directory: RunDirectory,
         journal: Journal,
         commands: Commands,
+        mps: MpsController | None = None,
+        gpus: GpuDevice | None = None,
+        isolation: IsolationStatus | None = None,
     ) -> None:
         self.config = config
+        self.isolation = isolation
         self.journal = journal
         self.run_directory = run_directory
         self.commands = commands
@@ -69,6 +88,11 @@ class Agent:
             socket=run_directory.zygote_socket,
         )
         self.proxy = self._build_proxy() if len(engines) > 1 else None
+        self.mps = mps
+        if mps is not None:
+            mps.serve(self._mps_lanes, self._wake_engines)
+        self.gpus = self._build_gpus(gpus) if gpus is not None else None
+        self._gate = DeviceGate(mps=self.mps, gpus=self.gpus)
         self.observers = {engine.engine_id: self._build_observer(engine) for engine in engines}
 
     def _build_proxy(self) -> SharedProcess:
@@ -82,6 +106,28 @@ class Agent:
             error_file=self.run_directory.proxy_error,
         )
 
+    def _build_gpus(self, device: GpuDevice) -> GpuWatch:
+        return GpuWatch(device, users=self._gpu_users, on_change=self._wake_engines)
+
+    def _gpu_users(self) -> GpuUsers:
+        supervisors = [observer.supervisor for observer in self.observers.values()]
+        lanes = [lane.pid for supervisor in supervisors for lane in supervisor.lanes]
+        memory_servers = [supervisor.children["memory"].pid for supervisor in supervisors]
+        return GpuUsers(lanes=_living(lanes), memory_servers=_living(memory_servers))
+
+    def _mps_lanes(self) -> list[LaneClient]:
+        lanes = [lane for observer in self.observers.values() for lane in observer.supervisor.lanes]
+        return [
+            LaneClient(
+                pid=lane.pid,
+                lane_id=lane.lane_id,
+                percent=lane.percent,
+                granted_percent=lane.granted_percent if lane.view().is_usable else None,
+            )
+            for lane in lanes
+            if lane.pid is not None
+        ]
+
     def _build_observer(self, engine: EngineConfig) -> EngineObserver:
         resumed = self.journal.state.engines.get(engine.engine_id, JournalledEngine())
         supervisor = EngineSupervisor(
@@ -94,6 +140,8 @@ class Agent:
                 journal=self.journal,
                 fork=self._fork,
                 is_zygote_ready=lambda: self.zygote.is_ready,
+                standby=self.config.standby,
+                **self._gate.surroundings(self.run_directory),
             ),
             self._switch_ended,
         )
@@ -104,24 +152,38 @@ class Agent:
         return observer
 
     @property
-    def shared(self) -> list[SharedProcess]:
-        return [self.zygote, *([self.proxy] if self.proxy else [])]
+    def shared(self) -> list[SharedProcess | MpsController]:
+        optional = (self.proxy, self.mps)
+        return [self.zygote, *(process for process in optional if process is not None)]
 
     @property
     def is_ready(self) -> bool:
-        """Every engine was ready once and one is now, behind a proxy that lives; never while draining."""
+        """Every engine was ready once and one is now, behind a proxy that lives; never while draining, nor on an ill GPU."""
         observers = self.observers.values()
         has_started = all(observer.has_been_ready for observer in observers)
         is_serving = any(observer.is_ready for observer in observers)
         has_proxy = self.proxy is None or self.proxy.is_ready
-        return has_started and is_serving and has_proxy and not self.is_draining
+        is_kept_away = self.is_draining or self._gate.is_cordoned
+        return has_started and is_serving and has_proxy and not is_kept_away
 
     @property
     def problems(self) -> list[str]:
         """What the agent could not do and tries again."""
         found = [self.journal.problem, self.wish_problem, *(shared.problem for shared in self.shared)]
-        found += [observer.supervisor.problem for observer in self.observers.values()]
+        for observer in self.observers.values():
+            found += [observer.supervisor.problem, observer.supervisor.memory_problem]
+        found += [self.gpus.problem] if self.gpus is not None else []
         return sorted({problem for problem in found if problem})
+
+    @property
+    def faults(self) -> list[FaultStatus]:
+        """What is wrong with the GPUs and what runs on them, the gravest first."""
+        supervisors = [observer.supervisor for observer in self.observers.values()]
+        return find_faults(
+            self.gpus.verdict if self.gpus is not None else None,
+            self.mps.verdict if self.mps is not None else None,
+            {each.engine_id: each.error for each in supervisors if each.error is not None},
+        )
 
     def _wake_engines(self) -> None:
         for observer in self.observers.values():
@@ -137,6 +199,8 @@ class Agent:
         if engine_id is not None and engine_id not in self.observers:
             raise InvalidSpec("engine", engine_id, "one of " + ", ".join(self.observers))
         isolation = self.config.partition.isolation
+        if self.config.partition.has_fallen_back and not wish.pinned:
+            wish = configure.runnable_wish(isolation, wish)
         if not configure.moves_shares(isolation) and from_wire(wish.target) != configure.WHOLE_DEVICE:
             raise WishRefused(
                 f"isolation {isolation} keeps no shares apart: nothing but (100, 100) is possible"
@@ -201,11 +265,16 @@ class Agent:
 
     def _unknown_processes(self) -> list[Identity]:
         known = {child.child.pid for child in self.shared}
+        lanes = set()
         for observer in self.observers.values():
             known |= {child.pid for child in observer.supervisor.children.values()}
-            known |= {lane.pid for lane in observer.supervisor.lanes}
+            lanes |= {lane.pid for lane in observer.supervisor.lanes}
         found = scan(self.commands.all, str(self.run_directory.path))
-        return [facts.identity for facts in found if facts.identity.pid not in known]
+        return [
+            facts.identity
+            for facts in found
+            if facts.identity.pid not in known | lanes and facts.group not in lanes
+        ]
 
     # --- life ---------------------------------------------------------------------------------------------------
 
@@ -219,6 +288,7 @@ class Agent:
         background = [asyncio.create_task(source.run(self)) for source in sources]
         background += [asyncio.create_task(observer.run()) for observer in self.observers.values()]
         background += [asyncio.create_task(companion) for companion in companions]
+        background += [asyncio.create_task(self.gpus.run())] if self.gpus is not None else []
         tasks = {*engines, *supervisors, *background}
         drained = asyncio.create_task(self._drained.wait())
         await asyncio.wait({*tasks, drained}, return_when=asyncio.FIRST_COMPLETED)
@@ -263,3 +333,7 @@ class Agent:
         """Drain without waiting for open requests."""
         self.drain()
         self._hurry.set()
+
+
+def _living(pids: Iterable[int | None]) -> frozenset[int]:
+    return frozenset(pid for pid in pids if pid is not None)

@@ -22,9 +22,11 @@ class Commands:
     memory: tuple[str, ...] = _module("semipd_engine.memory")
     coordinator: tuple[str, ...] = _module("semipd_engine.coordinator")
     frontend: tuple[str, ...] = _module("semipd_engine.frontend")
+    mps_control: tuple[str, ...] = ("nvidia-cuda-mps-control",)
 
     @property
     def all(self) -> tuple[tuple[str, ...], ...]:
+        """Those that name the run directory in their arguments; the MPS daemon does so in its environment."""
         return (self.zygote, self.proxy, self.memory, self.coordinator, self.frontend)
 
     def of_engine(self, role: str, config_path: Path) -> tuple[str, ...]:

@@ -48,6 +48,7 @@ class EngineObserver:
         self._config = replace(
             self._config, slo=wish.slo or self._config.slo, policy=wish.policy or self._config.policy
         )
+        self.supervisor.band = node.step_band(self._config, self.wish)
 
     @property
     def is_ready(self) -> bool:

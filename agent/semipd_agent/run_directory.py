@@ -48,6 +48,19 @@ class RunDirectory:
         return self.path / "proxy-error.json"
 
     @property
+    def mps_pipes(self) -> Path:
+        return self.path / "mps" / "pipe"
+
+    @property
+    def mps_logs(self) -> Path:
+        return self.path / "mps" / "log"
+
+    @property
+    def no_mps_pipes(self) -> Path:
+        """Where nobody listens: for processes that must stay outside MPS."""
+        return self.path / "mps" / "none"
+
+    @property
     def logs(self) -> Path:
         return self.path / "logs"
 

@@ -8,8 +8,10 @@ import time
 from semipd_agent.agent import Agent
 from semipd_agent.observer import EngineObserver
 from semipd_agent.supervision.shares import to_wire
+from semipd_agent.supervision.view import LaneStage
 from semipd_core.agent_config import AgentStatus, EngineStatus, ProcessStatus
 from semipd_core.engine_config import SpecError
+from semipd_core.partition import Isolation
 from semipd_core.slo.pooled import pool_reports
 from semipd_core.telemetry import EngineReport
 
@@ -41,6 +43,8 @@ def build_status(agent: Agent) -> AgentStatus:
         attainment_permille=window.attainment_permille,
         started_s=agent.started_s,
         problems=agent.problems,
+        faults=agent.faults,
+        isolation=agent.isolation,
     )
 
 
@@ -69,19 +73,23 @@ def _engine_status(agent: Agent, observer: EngineObserver) -> EngineStatus:
 
 
 def _processes(observer: EngineObserver) -> list[ProcessStatus]:
+    supervisor = observer.supervisor
+    # A green context's share is the wish in force, whatever the lane was forked with.
+    is_green = supervisor.config.isolation is Isolation.GREEN_CONTEXT
     children = [
         ProcessStatus(role=role, pid=child.pid, restarts=child.restarts)
-        for role, child in observer.supervisor.children.items()
+        for role, child in supervisor.children.items()
         if child.pid is not None
     ]
     lanes = [
         ProcessStatus(
             role=lane.role,
             pid=lane.pid,
-            requested_percent=lane.percent,
+            requested_percent=supervisor.shares.partition.percent(lane.role) if is_green else lane.percent,
             granted_percent=lane.granted_percent,
+            standby=lane.stage is LaneStage.STANDBY,
         )
-        for lane in observer.supervisor.lanes
+        for lane in supervisor.lanes
         if lane.pid is not None
     ]
     return children + lanes

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import faulty_api
+import injected_faults
 import pytest
 from api_server import API_SERVER_IS_BUILT, api_server_with_crds
-from faulty_api import HALF_A_LINE, Fault, FaultyApi, error_event, is_watch, is_write, says, streams
+from faulty_api import Fault, FaultyApi, is_watch, is_write
+from injected_faults import HALF_A_LINE, error_event, says, streams
 from lightkube import Client, KubeConfig
 
 from semipd_agent.kubernetes.partition_source import PARTITION, PartitionSource
@@ -139,9 +141,9 @@ class Case:
 CASES = {
     "a server that is too busy": Case(fault=Fault(act=says(429, "TooManyRequests", Retry_After="3"))),
     "503 in the server's words": Case(fault=Fault(act=says(503, "ServiceUnavailable"))),
-    "503 without a word": Case(fault=Fault(act=faulty_api.says_503_without_a_type)),
-    "pages that are no JSON": Case(fault=Fault(act=faulty_api.says_page(200))),
-    "connections that are reset": Case(fault=Fault(act=faulty_api.resets)),
+    "503 without a word": Case(fault=Fault(act=injected_faults.says_503_without_a_type)),
+    "pages that are no JSON": Case(fault=Fault(act=injected_faults.says_page(200))),
+    "connections that are reset": Case(fault=Fault(act=injected_faults.resets)),
     "a version that is gone, by status": Case(fault=Fault(act=says(410, "Expired"), matches=is_watch)),
     "a version that is gone, by event": Case(
         fault=Fault(act=streams(error_event(410, "Expired")), matches=is_watch)
@@ -157,7 +159,7 @@ CASES = {
         fault=Fault(act=says(409, "Conflict"), matches=is_write, times=2), lasts_s=0.0
     ),
     "answers that are lost after the write": Case(
-        fault=Fault(act=faulty_api.loses_the_answer, matches=is_write, times=1), lasts_s=0.0
+        fault=Fault(act=injected_faults.loses_the_answer, matches=is_write, times=1), lasts_s=0.0
     ),
 }
 

@@ -12,6 +12,7 @@ from semipd_agent.kubernetes.partition_object import build_status, to_wish
 from semipd_core.agent_config import (
     AgentStatus,
     EngineStatus,
+    FaultStatus,
     PartitionWire,
     ProcessStatus,
     SwitchStatus,
@@ -100,6 +101,20 @@ def test_problems_are_said_until_they_are_over() -> None:
     assert degraded.message == "the service drains; journal.jsonl: No space left on device"
     [over] = status_of(agent(engine()), old=first, now=LATER).conditions
     assert (over.status.value, over.last_transition_time) == ("False", LATER)
+
+
+def test_the_gravest_fault_is_the_reason_and_each_thing_is_said_once() -> None:
+    found = agent(
+        engine(),
+        faults=[
+            FaultStatus(reason="GpuLost", message="GPU-1: Xid 79"),
+            FaultStatus(reason="TooLittleMemory", message="engine-0: kvCache: got 9"),
+        ],
+        problems=["GPU Lost: GPU-1: Xid 79", "disk full"],
+    )
+    [degraded] = status_of(found).conditions
+    assert (degraded.status.value, degraded.reason) == ("True", "GpuLost")
+    assert degraded.message == "GPU Lost: GPU-1: Xid 79; engine-0: kvCache: got 9; disk full"
 
 
 def test_equal_findings_give_an_equal_status() -> None:

@@ -65,9 +65,9 @@ def test_a_zombie_is_not_alive() -> None:
     child.wait()
 
 
-def facts(pid: int, *arguments: str, start_ticks: int = 1) -> ProcessFacts:
+def facts(pid: int, *arguments: str, start_ticks: int = 1, group: int = 0) -> ProcessFacts:
     identity = Identity(pid=pid, start_ticks=start_ticks, boot_id="boot")
-    return ProcessFacts(identity=identity, arguments=arguments)
+    return ProcessFacts(identity=identity, arguments=arguments, group=group)
 
 
 def journalled(name: str, pid: int | None) -> dict[str, JournalledProcess]:
@@ -117,6 +117,24 @@ MEMORY = facts(7, "memory")
             [MEMORY],
             Adoption(gone=("lane",), strays=(MEMORY.identity,)),
             id="a lane has no command line of its own",
+        ),
+        pytest.param(
+            journalled("lane", 7),
+            [facts(7, "zygote", group=7), facts(8, "zygote", group=7)],
+            Adoption(alive={"lane": facts(7).identity}),
+            id="a process in a living lane's group is the lane's",
+        ),
+        pytest.param(
+            journalled("lane", 7),
+            [facts(8, "zygote", group=7)],
+            Adoption(gone=("lane",), strays=(facts(8).identity,)),
+            id="what a dead lane leaves behind is a stray",
+        ),
+        pytest.param(
+            journalled("zygote", 7),
+            [facts(7, "zygote", group=7), facts(8, "zygote", group=7)],
+            Adoption(alive={"zygote": facts(7).identity}, strays=(facts(8).identity,)),
+            id="a lane in the zygote's group is not the zygote's",
         ),
         pytest.param(
             {}, [MEMORY], Adoption(strays=(MEMORY.identity,)), id="what nobody accounts for is a stray"

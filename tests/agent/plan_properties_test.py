@@ -16,6 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from semipd_agent.supervision import actions, plan
+from semipd_agent.supervision.standby import StandbyFacts
+from semipd_agent.supervision.standby_rules import choose, switch_bytes
 from semipd_agent.supervision.view import ChildView, EngineView, LaneStage, LaneView
 from semipd_core.partition import Isolation, Role
 from semipd_core.repartition import SERVING, Event, Phase, is_legal
@@ -42,6 +44,18 @@ def _lanes() -> st.SearchStrategy[LaneView]:
         is_swap_sent=st.booleans(),
         signalled=st.sampled_from([None, SIGTERM, SIGKILL]),
         signalled_age_s=st.sampled_from([0.0, 10.0]),
+        stage_age_s=st.sampled_from([0.0, 1000.0]),
+        private_bytes=st.sampled_from([0, 10]),
+    )
+
+
+def _standby_facts() -> st.SearchStrategy[StandbyFacts]:
+    return st.builds(
+        StandbyFacts,
+        lanes_max=st.sampled_from([0, 1, 2]),
+        max_age_s=st.just(900.0),
+        free_bytes=st.sampled_from([None, 0, 10, 100]),
+        wished=st.sampled_from([(), (AT_40,), (AT_80, AT_40)]),
     )
 
 
@@ -72,6 +86,7 @@ def _worlds(draw: st.DrawFn) -> EngineView:
         zygote_ready=draw(st.booleans()),
         is_draining=draw(st.booleans()),
         is_ending=draw(st.booleans()),
+        standby=draw(_standby_facts()),
     )
 
 
@@ -100,6 +115,30 @@ def test_in_any_world_the_action_is_legal_and_safe(world: EngineView) -> None:
             assert not next(item for item in world.lanes if item.lane_id == lane_id).is_alive
         case _:
             pass
+
+
+@given(_worlds())
+def test_no_lane_that_serves_or_is_to_serve_counts_as_a_standby_to_end(world: EngineView) -> None:
+    choice = choose(world)
+    assert not choice.kept & choice.dropped.keys()
+    for item in world.lanes:
+        is_needed = world.phase is Phase.PREPARING and item.percent == AT_40.percent(item.role)
+        if item == world.kept(item.role) or is_needed:
+            assert item.lane_id not in choice.dropped
+
+
+@given(_worlds())
+def test_what_is_kept_is_within_what_is_allowed_and_leaves_room_for_a_switch(world: EngineView) -> None:
+    kept = [item for item in world.lanes if item.lane_id in choose(world).kept]
+    if world.phase is Phase.PREPARING or not kept:
+        return
+    assert len(kept) <= world.standby.lanes_max
+    ending = sum(
+        item.private_bytes
+        for item in world.lanes
+        if item.is_alive and (item.signalled is not None or item.lane_id in choose(world).dropped)
+    )
+    assert (world.standby.free_bytes or 0) + ending >= switch_bytes(world)
 
 
 @given(_worlds())

@@ -181,6 +181,9 @@ def test_green_contexts_move_without_a_new_process(start_agent: Callable[..., Ag
     agent.until_steady(30, 70)
     assert agent.pids() == before
     assert agent.status().switches[-1].outcome == "Done"
+    lanes = [process for process in agent.status().engines[0].processes if process.requested_percent]
+    shown = {lane.role: (lane.requested_percent, lane.granted_percent) for lane in lanes}
+    assert shown == {"prefill": (30, 30), "decode": (70, 70)}, "not the shares that they were forked with"
 
 
 def test_caps_that_do_not_come_true_are_rolled_back(start_agent: Callable[..., AgentProcess]) -> None:

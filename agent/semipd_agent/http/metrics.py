@@ -9,6 +9,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from semipd_agent.agent import Agent
+from semipd_agent.http.gpu_metrics import fault_metric, gpu_metrics
+from semipd_agent.http.standby_metrics import standby_metrics
+from semipd_agent.mps.view import MpsState
 from semipd_core.repartition import Phase
 
 
@@ -22,9 +25,45 @@ class AgentCollector(Collector):
         )
         yield self._shares("requested", "SM cap asked for")
         yield self._shares("granted", "SM cap that the active lane read back")
+        yield from self._splits()
         yield self._phases()
         yield self._restarts()
         yield self._switches()
+        yield self._lane_losses()
+        yield from standby_metrics(each.supervisor for each in self._agent.observers.values())
+        yield fault_metric(self._agent.faults)
+        yield from self._isolation()
+        yield from self._mps()
+        if self._agent.gpus is not None:
+            yield from gpu_metrics(self._agent.gpus)
+
+    def _mps(self) -> Iterator[Metric]:
+        mps = self._agent.mps
+        if mps is None:
+            return
+        states = GaugeMetricFamily(
+            "semipd_agent_mps_state", "1 for the state that MPS is in", labels=["state"]
+        )
+        for state in MpsState:
+            states.add_metric([state], float(mps.verdict.state is state))
+        yield states
+        yield CounterMetricFamily(
+            "semipd_agent_mps_faults", "Faults of one client that hit all, since this agent began", mps.faults
+        )
+        yield GaugeMetricFamily(
+            "semipd_agent_mps_clients", "Processes that the MPS servers list", mps.client_count
+        )
+
+    def _isolation(self) -> Iterator[Metric]:
+        if (found := self._agent.isolation) is None:
+            return
+        family = GaugeMetricFamily(
+            "semipd_agent_isolation",
+            "1 for the isolation in force, with why it was chosen",
+            labels=["isolation", "reason"],
+        )
+        family.add_metric([found.isolation, found.reason], 1.0)
+        yield family
 
     def _shares(self, kind: str, text: str) -> GaugeMetricFamily:
         family = GaugeMetricFamily(
@@ -38,6 +77,33 @@ class AgentCollector(Collector):
                 family.add_metric([supervisor.engine_id, "prefill"], partition.prefill_percent)
                 family.add_metric([supervisor.engine_id, "decode"], partition.decode_percent)
         return family
+
+    def _splits(self) -> Iterator[Metric]:
+        """How often each split was chosen for a step, and how long such steps took; nothing where steps have none."""
+        labels = ["engine", "role", "prefill_percent", "decode_percent"]
+        steps = CounterMetricFamily(
+            "semipd_agent_split_steps",
+            "Steps at the split chosen for them, since the coordinator began",
+            labels=labels,
+        )
+        seconds = CounterMetricFamily(
+            "semipd_agent_split_busy_seconds",
+            "Wall time of steps at the split chosen for them, since the coordinator began",
+            labels=labels,
+        )
+        for observer in self._agent.observers.values():
+            coordinator = observer.report.coordinator if observer.report is not None else None
+            for use in coordinator.splits if coordinator is not None else ():
+                name = [
+                    observer.supervisor.engine_id,
+                    use.role,
+                    str(use.prefill_percent),
+                    str(use.decode_percent),
+                ]
+                steps.add_metric(name, use.steps)
+                seconds.add_metric(name, use.busy_us / 1e6)
+        yield steps
+        yield seconds
 
     def _phases(self) -> GaugeMetricFamily:
         family = GaugeMetricFamily(
@@ -60,6 +126,18 @@ class AgentCollector(Collector):
             children += observer.supervisor.children.values()
         for child in children:
             family.add_metric([child.name], child.restarts)
+        return family
+
+    def _lane_losses(self) -> CounterMetricFamily:
+        family = CounterMetricFamily(
+            "semipd_agent_lane_losses",
+            "Lanes that ended unasked, since this agent began",
+            labels=["engine", "role"],
+        )
+        for observer in self._agent.observers.values():
+            supervisor = observer.supervisor
+            for role in supervisor.config.isolation.roles:
+                family.add_metric([supervisor.engine_id, role], supervisor.lane_losses.get(role, 0))
         return family
 
     def _switches(self) -> GaugeMetricFamily:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from semipd_core.agent_config import PartitionWire, SwitchStatus, WishWire
-from semipd_core.partition import Role
+from semipd_core.partition import Isolation, Role
 
 VERSION = 1
 
@@ -78,6 +78,14 @@ class SharesInForce(Entry, frozen=True, kw_only=True):
     partition: PartitionWire
 
 
+class IsolationChosen(Entry, frozen=True, kw_only=True):
+    """By the probe at start, for as long as this journal is kept."""
+
+    isolation: Isolation
+    reason: str
+    message: str
+
+
 AnyEntry = (
     Opened
     | Starting
@@ -90,6 +98,7 @@ AnyEntry = (
     | SwitchRollingBack
     | SwitchEnded
     | SharesInForce
+    | IsolationChosen
 )
 
 _encoder = msgspec.json.Encoder()

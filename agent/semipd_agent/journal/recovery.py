@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import msgspec
 
 from semipd_agent.journal import entries as entry
-from semipd_core.agent_config import PartitionWire, SwitchStatus, WishWire
+from semipd_core.agent_config import IsolationStatus, PartitionWire, SwitchStatus, WishWire
 from semipd_core.repartition import Phase
 
 SWITCHES_KEPT = 100
@@ -47,6 +47,9 @@ class Journalled:
     processes: Mapping[str, JournalledProcess] = field(default_factory=dict)
     engines: Mapping[str, JournalledEngine] = field(default_factory=dict)
     switches: tuple[tuple[str, SwitchStatus], ...] = ()  # ended, oldest first, with their engines
+    isolation: IsolationStatus | None = (
+        None  # that was chosen at start; None: nothing was to choose, or not yet
+    )
 
 
 def recover(entries: Iterable[entry.AnyEntry], state: Journalled | None = None) -> Journalled:
@@ -70,6 +73,9 @@ def _fold(state: Journalled, item: entry.AnyEntry) -> Journalled:
             for engine_id in engine_ids:
                 state = _with_engine(state, engine_id, wish=wish, is_open=is_open)
             return state
+        case entry.IsolationChosen(isolation=isolation, reason=reason, message=message):
+            chosen = IsolationStatus(isolation=isolation, reason=reason, message=message)
+            return replace(state, isolation=chosen)
         case entry.SharesInForce(engine_id=engine_id, partition=partition):
             return _with_engine(state, engine_id, partition=partition)
         case entry.SwitchBegun() | entry.SwapSending() | entry.SwitchEffective() | entry.SwitchRollingBack():
@@ -123,6 +129,10 @@ def _replaced(switch: SwitchStatus, *, seconds: float) -> SwitchStatus:
 def snapshot(state: Journalled) -> list[entry.AnyEntry]:
     """The shortest entries that `recover` folds into `state` again."""
     entries: list[entry.AnyEntry] = [entry.Opened()]
+    if (chosen := state.isolation) is not None:
+        entries.append(
+            entry.IsolationChosen(isolation=chosen.isolation, reason=chosen.reason, message=chosen.message)
+        )
     for process in state.processes.values():
         entries += [process.starting] if process.started is None else [process.starting, process.started]
     entries += [entry.SwitchEnded(engine_id=engine_id, switch=switch) for engine_id, switch in state.switches]

@@ -6,17 +6,12 @@ import asyncio
 from functools import partial
 
 from semipd_agent.agent import Agent
+from semipd_agent.device.cpu import CpuDevice
 from semipd_agent.device.facts import Inventory
-from semipd_agent.device.inventory import open_device
 from semipd_agent.status import build_status as build_agent_status
 from semipd_core.agent_config import KubernetesSettings
 from semipd_core.api.partition import PodPartitionStatus
-from semipd_core.errors import DeviceError, InvalidSpec
-from semipd_shell import log
-
-HEALTH_PERIOD_S = 10.0
-
-_log = log.logger(__name__)
+from semipd_core.errors import InvalidSpec
 
 
 async def follow_partition(agent: Agent, settings: KubernetesSettings) -> None:
@@ -34,13 +29,12 @@ async def follow_partition(agent: Agent, settings: KubernetesSettings) -> None:
         raise InvalidSpec(
             "KUBECONFIG", str(error), "a cluster: the token of the pod's service account, or a kubeconfig"
         ) from None
-    device = DeviceWatch(agent.config.device)
     source = PartitionSource(client, settings.namespace, settings.name)
 
     def build(old: PodPartitionStatus, now: str) -> PodPartitionStatus:
         return build_status(
             build_agent_status(agent),
-            device.inventory,
+            _inventory(agent),
             generation=source.generation,
             refusal=source.refusal,
             old=old,
@@ -49,21 +43,10 @@ async def follow_partition(agent: Agent, settings: KubernetesSettings) -> None:
 
     writer = StatusWriter(client, settings.namespace, settings.name, build)
     async with asyncio.TaskGroup() as tasks:
-        for run in (partial(source.run, agent), writer.run, device.run):
+        for run in (partial(source.run, agent), writer.run):
             tasks.create_task(run())
 
 
-class DeviceWatch:
-    """The device's health, asked again every HEALTH_PERIOD_S. Raises: DeviceError, InvalidSpec at the start alone."""
-
-    def __init__(self, kind: str) -> None:
-        self._device = open_device(kind)
-        self.inventory: Inventory = self._device.inventory()
-
-    async def run(self) -> None:
-        while True:
-            await asyncio.sleep(HEALTH_PERIOD_S)
-            try:
-                self.inventory = await asyncio.to_thread(self._device.inventory)
-            except DeviceError as error:
-                _log.error("device not read", problem=str(error))
+def _inventory(agent: Agent) -> Inventory:
+    """The GPUs as they were last seen; without any, what the host has."""
+    return CpuDevice().inventory() if agent.gpus is None else agent.gpus.inventory

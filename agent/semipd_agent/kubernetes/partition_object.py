@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from semipd_agent.device.facts import Inventory
-from semipd_core.agent_config import AgentStatus, BandWire, EngineStatus, PartitionWire, WishWire
+from semipd_core.agent_config import AS_ASKED, AgentStatus, BandWire, EngineStatus, PartitionWire, WishWire
 from semipd_core.api.conditions import Condition, ConditionStatus, ConditionType, set_condition
 from semipd_core.api.fields import PartitionSplit
 from semipd_core.api.partition import (
     EnginePartitionStatus,
     GpuHealth,
     GpuStatus,
+    PodIsolation,
     PodPartitionSpec,
     PodPartitionStatus,
 )
@@ -19,6 +20,7 @@ from semipd_core.repartition import Phase
 from semipd_core.service_settings import slo_targets
 
 CPU = "CPU"
+MAX_MESSAGE = 1024
 
 
 def to_wish(spec: PodPartitionSpec) -> WishWire:
@@ -61,9 +63,16 @@ def build_status(
         observed_generation=generation,
         observed_decision_id=agent.wish.decision_id if agent.wish is not None else None,
         last_heartbeat_time=old.last_heartbeat_time,
+        isolation=_isolation(agent),
         engines=engines,
         conditions=_taken(agent, refusal, old.conditions, now),
     )
+
+
+def _isolation(agent: AgentStatus) -> PodIsolation | None:
+    if (found := agent.isolation) is None or found.reason == AS_ASKED:
+        return None
+    return PodIsolation(chosen=found.isolation, reason=found.reason, message=found.message[:MAX_MESSAGE])
 
 
 def _engine(
@@ -99,14 +108,25 @@ def _has_given_up(engine: EngineStatus) -> bool:
 def _taken(
     agent: AgentStatus, refusal: str | None, old: Sequence[Condition], now: str
 ) -> tuple[Condition, ...]:
-    problems = [problem for problem in (refusal, *agent.problems) if problem]
+    problems = _gravest_first(agent, refusal)
+    reason = agent.faults[0].reason if agent.faults else "Problems"
     condition = Condition(
         type=ConditionType.DEGRADED,
         status=ConditionStatus.TRUE if problems else ConditionStatus.FALSE,
-        reason="Problems" if problems else "Healthy",
-        message="; ".join(problems)[:1024],
+        reason=reason if problems else "Healthy",
+        message="; ".join(problems)[:MAX_MESSAGE],
     )
     return set_condition(tuple(old), condition, now)
+
+
+def _gravest_first(agent: AgentStatus, refusal: str | None) -> list[str]:
+    """Faults in their order, in the words of the problem that tells of them if there is one; then what else there is."""
+    problems = [problem for problem in (refusal, *agent.problems) if problem]
+    faults = [
+        next((problem for problem in problems if fault.message in problem), fault.message)
+        for fault in agent.faults
+    ]
+    return [*faults, *(problem for problem in problems if problem not in faults)]
 
 
 def _conditions(old: PodPartitionStatus, engine_id: str) -> Sequence[Condition]:

@@ -1,10 +1,11 @@
 """Which process is it? A pid alone is reused; a pid with its start time and the boot is not.
 
-Source: proc_pid_stat(5), fields 3 (state), 4 (ppid) and 22 (starttime, clock ticks since boot).
+Source: proc_pid_stat(5), fields 3 (state), 5 (pgrp) and 22 (starttime, clock ticks since boot).
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ class ProcessFacts:
 
     identity: Identity
     arguments: tuple[str, ...]
+    group: int = 0  # pid of the process that leads its process group
 
 
 def boot_id() -> str:
@@ -33,18 +35,47 @@ def boot_id() -> str:
 
 def read_identity(pid: int) -> Identity | None:
     """Who has `pid` now; None if nobody has, or only a zombie."""
+    fields = _stat_fields(pid)
+    return None if fields is None else _identity(pid, fields)
+
+
+def _identity(pid: int, fields: Sequence[str]) -> Identity:
+    return Identity(pid=pid, start_ticks=int(fields[19]), boot_id=boot_id())
+
+
+def _stat_fields(pid: int) -> list[str] | None:
+    """From the state on; None of a zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return None
     fields = stat.rpartition(")")[2].split()  # the command's name may hold spaces and brackets
-    if fields[0] in ZOMBIE_STATES:
-        return None
-    return Identity(pid=pid, start_ticks=int(fields[19]), boot_id=boot_id())
+    return None if fields[0] in ZOMBIE_STATES else fields
 
 
 def is_alive(identity: Identity) -> bool:
     return read_identity(identity.pid) == identity
+
+
+def group_members(group: int) -> list[int]:
+    """The pids in a process group, zombies left out."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return []
+    except PermissionError:
+        pass
+    pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    found = ((pid, _stat_fields(pid)) for pid in pids)
+    return [pid for pid, fields in found if fields is not None and int(fields[2]) == group]
+
+
+def outlives(ended: Identity) -> bool:
+    """Whether somebody lives in the process group that a process led which has ended.
+
+    Nobody gets its pid anew while there is such a group, so a living process with it means that there is none.
+    """
+    return read_identity(ended.pid) is None and bool(group_members(ended.pid))
 
 
 def scan(commands: Sequence[Sequence[str]], directory: str) -> Iterator[ProcessFacts]:
@@ -61,9 +92,10 @@ def scan(commands: Sequence[Sequence[str]], directory: str) -> Iterator[ProcessF
             continue
         if not any(argument.startswith(directory + "/") for argument in arguments):
             continue
-        identity = read_identity(int(entry.name))
-        if identity is not None:
-            yield ProcessFacts(identity=identity, arguments=arguments)
+        pid = int(entry.name)
+        fields = _stat_fields(pid)
+        if fields is not None:
+            yield ProcessFacts(identity=_identity(pid, fields), arguments=arguments, group=int(fields[2]))
 
 
 def _arguments(entry: Path) -> tuple[str, ...]:

@@ -9,22 +9,33 @@ import asyncio
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from semipd_agent.processes.identity import Identity, read_identity
+from semipd_agent.processes.identity import Identity, outlives, read_identity
+
+GROUP_POLL_S = 0.02
 
 
 class Process:
-    """Calls `on_exit` once, from the event loop, after the process has ended. It is reaped first if it is a child."""
+    """Calls `on_exit` once, from the event loop, after the process has ended. It is reaped first if it is a child.
+
+    `with_group`: the process has ended once nobody lives in the process group that it leads, if it leads one.
+    """
 
     def __init__(
-        self, identity: Identity, on_exit: Callable[[], None], child: subprocess.Popen[bytes] | None = None
+        self,
+        identity: Identity,
+        on_exit: Callable[[], None],
+        child: subprocess.Popen[bytes] | None = None,
+        *,
+        with_group: bool = False,
     ) -> None:
         self.identity = identity
         self.exit_code: int | None = None  # None: alive, or no child of this agent
         self._child = child
         self._on_exit = on_exit
+        self._with_group = with_group
         self._pidfd: int | None = os.pidfd_open(identity.pid)
         asyncio.get_running_loop().add_reader(self._pidfd, self._ended)
 
@@ -46,6 +57,13 @@ class Process:
             return
 
     def _ended(self) -> None:
+        if self._pidfd is None:
+            return
+        if self._with_group and outlives(self.identity):
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._pidfd)
+            loop.call_later(GROUP_POLL_S, self._ended)
+            return
         self.release()
         if self._child is not None:
             self.exit_code = self._child.wait()
@@ -59,8 +77,17 @@ class Process:
             self._pidfd = None
 
 
-def start(command: Sequence[str], *, log_path: Path, directory: Path, on_exit: Callable[[], None]) -> Process:
+def start(
+    command: Sequence[str],
+    *,
+    log_path: Path,
+    directory: Path,
+    on_exit: Callable[[], None],
+    environment: Mapping[str, str] | None = None,
+) -> Process:
     """Start `command` in a session of its own (a Ctrl-C on the terminal is not for it), its output appended to `log_path`.
+
+    `environment` is the whole of it; None: this process's.
 
     Raises: OSError.
     """
@@ -71,6 +98,7 @@ def start(command: Sequence[str], *, log_path: Path, directory: Path, on_exit: C
             stdout=log,
             stderr=log,
             cwd=directory,
+            env=environment,
             start_new_session=True,
         )
     # Nobody else waits for this child, so its pid is not reused before `_ended`.
@@ -78,10 +106,10 @@ def start(command: Sequence[str], *, log_path: Path, directory: Path, on_exit: C
     return Process(identity, on_exit, child)
 
 
-def adopt(identity: Identity, on_exit: Callable[[], None]) -> Process | None:
+def adopt(identity: Identity, on_exit: Callable[[], None], *, with_group: bool = False) -> Process | None:
     """Watch a process that somebody else started; None if it has ended or its pid belongs to another now."""
     try:
-        process = Process(identity, on_exit)
+        process = Process(identity, on_exit, with_group=with_group)
     except ProcessLookupError:
         return None
     if (

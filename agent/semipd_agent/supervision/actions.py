@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from signal import SIGKILL, SIGTERM, Signals
 
 from semipd_agent.supervision.view import ChildView, LaneView
-from semipd_core.partition import Partition, Role
+from semipd_core.partition import Band, Partition, Role
 from semipd_core.repartition import Event
 
 KILL_AFTER_S = 5.0  # from SIGTERM to SIGKILL
@@ -48,11 +48,13 @@ class Fork(Action):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SendSwap(Action):
     lane_id: str
+    keeps_old: bool = False  # the lane that is replaced stands by
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SendCaps(Action):
     partition: Partition
+    band: Band | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

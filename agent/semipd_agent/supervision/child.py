@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from signal import Signals
@@ -54,10 +54,19 @@ class Child:
             signalled_age_s=now_s - self.signalled_s,
         )
 
-    def start(self, command: Sequence[str], *, log_path: Path, directory: Path) -> None:
+    def start(
+        self,
+        command: Sequence[str],
+        *,
+        log_path: Path,
+        directory: Path,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         """Raises: JournalUnwritable (nothing was started), OSError."""
         self.journal.append(entry.Starting(process=self.name))
-        started = process.start(command, log_path=log_path, directory=directory, on_exit=self._ended)
+        started = process.start(
+            command, log_path=log_path, directory=directory, on_exit=self._ended, environment=environment
+        )
         self._fill(started)
         note_started(self.journal, self.name, started.identity)
         _log.info("process started", process_name=self.name, process_pid=started.pid)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from signal import SIGKILL, Signals
 
 import msgspec
 
@@ -19,13 +21,14 @@ from semipd_agent.supervision.lane_starter import LaneStarter
 from semipd_agent.supervision.lane_table import LaneTable
 from semipd_agent.supervision.link import CoordinatorLink
 from semipd_agent.supervision.shares import Shares
+from semipd_agent.supervision.standby_watch import StandbyWatch
 from semipd_agent.supervision.surroundings import Sockets, Surroundings
 from semipd_agent.supervision.view import EngineView
 from semipd_core import messages
 from semipd_core.agent_config import SwitchStatus
 from semipd_core.engine_config import EngineConfig, SpecError
-from semipd_core.partition import Partition, Role
-from semipd_core.repartition import Phase
+from semipd_core.partition import Band, Partition, Role
+from semipd_core.repartition import Event, Phase
 from semipd_shell import failpoints, log
 
 BUSY_TICK_S = 0.05
@@ -54,16 +57,21 @@ class EngineSupervisor:
             role: Child(f"{self.engine_id}/{role}", self._journal, self._on_change) for role in ROLES
         }
         self.link = CoordinatorLink(config.coordinator_socket, self._on_message, self._wake.set)
-        self.shares = Shares(self.engine_id, self._journal, initial, resumed, on_switch_ended)
+        self._on_switch_ended = on_switch_ended
+        self.shares = Shares(self.engine_id, self._journal, initial, resumed, self._switch_ended)
+        self.standbys = StandbyWatch(surroundings.standby, lambda: surroundings.free_bytes(config.gpu))
         self.lanes = LaneTable(self.engine_id)
         self._starter = LaneStarter(self.engine_id, surroundings, self.lanes, self._on_lane_exit)
         self._caps: Partition | None = None
+        self._caps_band: Band | None = None
+        self.band: Band | None = None  # of the wish in force, where steps may choose inside it
         self._sockets = Sockets(
             memory=Path(config.memory_socket),
             coordinator=Path(config.coordinator_socket),
             front=Path(config.front_socket),
         )
         self.error: SpecError | None = None
+        self.memory_problem: str | None = None
         self.is_draining = False
         self.is_ending = False
         self.problem: str | None = None
@@ -72,6 +80,9 @@ class EngineSupervisor:
 
     def view(self) -> EngineView:
         memory, coordinator = self.children["memory"], self.children["coordinator"]
+        memory_ready = memory.is_alive and self._sockets.memory.exists()
+        if memory_ready:
+            self.memory_problem = None
         return EngineView(
             phase=self.shares.phase,
             phase_age_s=self.shares.phase_age_s,
@@ -81,23 +92,39 @@ class EngineSupervisor:
             target=self.shares.target,
             rejection=self.shares.rejection,
             caps=self._caps,
+            band=self.band,
+            caps_band=self._caps_band,
             memory=memory.view(),
-            memory_ready=memory.is_alive and self._sockets.memory.exists(),
+            memory_ready=memory_ready,
             coordinator=coordinator.view(),
             coordinator_listening=coordinator.is_alive and self._sockets.coordinator.exists(),
             connected=self.link.is_connected,
             front_end=self.children["frontend"].view(),
-            lanes=tuple(lane.view() for lane in self.lanes),
-            zygote_ready=self._around.is_zygote_ready(),
+            lanes=tuple(lane.view(self.shares.phase_since_s) for lane in self.lanes),
+            zygote_ready=self._around.is_zygote_ready() and self._around.lanes_may_start(),
             lane_due=self._starter.due(),
+            lanes_must_end=self._around.why_lanes_must_end(),
+            start_hold=self._around.why_no_start(),
+            switch_hold=self._around.why_no_switch(),
+            engine_must_end=self._around.why_engine_must_end(),
             error=f"{self.error.path}: got {self.error.given}" if self.error else None,
             is_draining=self.is_draining,
             is_ending=self.is_ending,
+            standby=self.standbys.facts(self.shares.wished),
         )
 
     def _on_change(self) -> None:
         self._read_error()
+        self._read_memory_problem()
         self._wake.set()
+
+    def _read_memory_problem(self) -> None:
+        """Why the memory server ended, where it is started again."""
+        try:
+            said = Path(self.config.memory_problem_file).read_text(errors="replace")
+        except OSError:
+            return
+        self.memory_problem = f"{self.engine_id}: no memory server: {said}"
 
     def _read_error(self) -> None:
         """A process that found its input wrong has left a `SpecError`."""
@@ -119,6 +146,10 @@ class EngineSupervisor:
         lane = self.lanes.add_stranger(lane_id)
         lane.watch(read_identity(pid), self._on_change)
 
+    @property
+    def lane_losses(self) -> Mapping[Role, int]:
+        return self._starter.losses
+
     def wake(self) -> None:
         self._wake.set()
 
@@ -127,6 +158,7 @@ class EngineSupervisor:
     async def run(self) -> None:
         """Until everything has ended after `is_ending` was set."""
         self._read_error()
+        self._read_memory_problem()
         while not (self.is_ending and self._is_empty()):
             self._wake.clear()
             try:
@@ -179,28 +211,39 @@ class EngineSupervisor:
                     signal=number.name,
                     reason=action.reason,
                 )
-                (self.children.get(name) or self.lanes[name]).send_signal(number)
+                await self._signal(name, number)
             case actions.Connect():
                 self._caps = None
                 return await self.link.connect()
             case actions.Fork(role=role, percent=percent):
-                await self._starter.fork(role, percent, action.reason)
+                await self._starter.fork(role, percent, action.reason, self._second(role))
                 if self.shares.phase is Phase.PREPARING:
                     failpoints.reach("agent.switch.lane_started")
-            case actions.SendSwap(lane_id=lane_id):
+            case actions.SendSwap(lane_id=lane_id, keeps_old=keeps_old):
                 self.lanes[lane_id].is_swap_sent = True
-                sent = await self.link.send(messages.Swap(lane_id=lane_id))
+                sent = await self.link.send(messages.Swap(lane_id=lane_id, keeps_old=keeps_old))
                 failpoints.reach("agent.switch.swap_sent")
                 return sent
-            case actions.SendCaps(partition=partition):
-                return await self._send_caps(partition)
+            case actions.SendCaps(partition=partition, band=band):
+                return await self._send_caps(partition, band)
             case actions.ConfirmExit(lane_id=lane_id):
                 await self._confirm_exit(lane_id)
+            case actions.Advance(event=Event.PREPARED):
+                view = self.view()
+                self.shares.advance(Event.PREPARED, action.reason)
+                self.shares.form = self.standbys.note_prepared(view)
             case actions.Advance(event=event):
                 self.shares.advance(event, action.reason)
             case _:
                 raise AssertionError(action)
         return True
+
+    async def _signal(self, name: str, number: Signals) -> None:
+        ended = self.children.get(name) or self.lanes[name]
+        if number is SIGKILL and isinstance(ended, Lane):
+            for pid in ended.pids:
+                await self._around.before_kill(pid)
+        ended.send_signal(number)
 
     def _start(self, role: str) -> None:
         self._sockets.of(role).unlink(missing_ok=True)
@@ -208,22 +251,37 @@ class EngineSupervisor:
             self._around.commands.of_engine(role, self._around.run_directory.engine_config(self.engine_id)),
             log_path=self._around.run_directory.log(f"{self.engine_id}-{role}"),
             directory=self._around.run_directory.path,
+            environment={**os.environ, **self._around.child_environment},
         )
 
-    async def _send_caps(self, partition: Partition) -> bool:
-        self._caps = partition
+    async def _send_caps(self, partition: Partition, band: Band | None) -> bool:
+        self._caps, self._caps_band = partition, band
         return await self.link.send(
             messages.SetCaps(
-                prefill_percent=partition.prefill_percent, decode_percent=partition.decode_percent
+                prefill_percent=partition.prefill_percent,
+                decode_percent=partition.decode_percent,
+                band=band,
             )
         )
 
+    def _second(self, role: Role) -> tuple[Role, int] | None:
+        """The other role of a process that has both, and its share."""
+        if not self.config.duplex_lane:
+            return None
+        (other,) = (each for each in self.config.isolation.roles if each is not role)
+        return other, self.shares.partition.percent(other)
+
     def _on_lane_exit(self, lane: Lane) -> None:
-        """A new lane's death ends the switch that it was forked for."""
+        """A new lane's death ends the switch that it was forked for; one that stood by before is made up for."""
         target = self.shares.target
-        if target is not None and lane.percent == target.percent(lane.role):
+        is_new = lane.forked_s > self.shares.phase_since_s
+        if target is not None and is_new and lane.percent == target.percent(lane.role):
             self.shares.reject(f"lane {lane.lane_id} exited before it was swapped in")
         self._on_change()
+
+    def _switch_ended(self, switch: SwitchStatus) -> None:
+        self.standbys.note_ended(switch)
+        self._on_switch_ended(switch)
 
     async def _confirm_exit(self, lane_id: str) -> None:
         if self.link.is_connected:

@@ -36,6 +36,10 @@ class LaneTable:
         name = f"{self._engine_id}/{lane_id}"
         return self.add(Lane(lane_id, name, Role.MIXED, 0, stage=LaneStage.LOST))
 
+    def twin_of(self, lane: Lane) -> Lane | None:
+        """The lane of the other role in the same process, if it has both."""
+        return next((each for each in self if each is not lane and each.pid and each.pid == lane.pid), None)
+
     def active(self, role: Role) -> Lane | None:
         serving = (lane for lane in self if lane.role is role and lane.is_alive)
         return next((lane for lane in serving if lane.stage is LaneStage.ACTIVE), None)
@@ -55,9 +59,9 @@ class LaneTable:
         match message:
             case messages.LaneAttached():
                 return self._attached(message)
-            case messages.Swapped(lane_id=lane_id, old_lane_id=old_lane_id):
+            case messages.Swapped(lane_id=lane_id, old_lane_id=old_lane_id, is_old_kept=is_old_kept):
                 self._set_stage(lane_id, LaneStage.ACTIVE)
-                self._set_stage(old_lane_id, LaneStage.RETIRED)
+                self._set_stage(old_lane_id, LaneStage.STANDBY if is_old_kept else LaneStage.RETIRED)
             case messages.LaneLost(lane_id=lane_id) if lane_id in self._lanes:
                 self._set_stage(lane_id, LaneStage.LOST)
             case messages.LaneLost(lane_id=lane_id):
@@ -70,24 +74,24 @@ class LaneTable:
 
     def _set_stage(self, lane_id: str | None, stage: LaneStage) -> None:
         if lane_id in self._lanes:
-            self._lanes[lane_id].stage = stage
+            self._lanes[lane_id].enter(stage)
 
     def _attached(self, message: messages.LaneAttached) -> list[tuple[int, str]]:
         lane = self._lanes.get(message.lane_id)
         if lane is None:
             return [(message.pid, message.lane_id)]
-        lane.granted_percent = message.granted_percent
+        lane.granted_percent, lane.private_bytes = message.granted_percent, message.private_bytes
         if lane.stage is LaneStage.FORKED:
-            lane.stage = LaneStage.STANDBY
+            lane.enter(LaneStage.STANDBY)
         return []
 
     def _reported(self, report: LaneReport) -> list[tuple[int, str]]:
         lane = self._lanes.get(report.lane_id)
         if lane is None:
             return [(report.pid, report.lane_id)]
-        lane.granted_percent = report.granted_percent
+        lane.granted_percent, lane.private_bytes = report.granted_percent, report.private_bytes
         if report.active:
-            lane.stage = LaneStage.ACTIVE
-        elif lane.stage is LaneStage.FORKED:
-            lane.stage = LaneStage.STANDBY
+            lane.enter(LaneStage.ACTIVE)
+        elif lane.stage in (LaneStage.FORKED, LaneStage.ACTIVE):
+            lane.enter(LaneStage.STANDBY)
         return []

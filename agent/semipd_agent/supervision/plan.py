@@ -7,6 +7,7 @@ its own.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from semipd_agent.supervision.actions import (
     Action,
@@ -20,6 +21,7 @@ from semipd_agent.supervision.actions import (
     first_end,
     named,
 )
+from semipd_agent.supervision.standby_rules import choose, end_dropped
 from semipd_agent.supervision.switch_rules import begin_switch, prepare, retire, roll_back, swap, swap_standby
 from semipd_agent.supervision.view import ChildView, EngineView, LaneStage
 from semipd_core.partition import Isolation
@@ -33,6 +35,7 @@ Rule = Callable[[EngineView], Action | None]
 
 def decide(view: EngineView) -> Action | None:
     """The first rule that has something to say; None if all is as it should be."""
+    view = replace(view, standbys=choose(view))
     return next((action for rule in RULES if (action := rule(view)) is not None), None)
 
 
@@ -67,6 +70,20 @@ def end_everything(view: EngineView) -> Action | None:
     return first_end(living, reason) or Wait(reason=reason)
 
 
+def end_engine(view: EngineView) -> Action | None:
+    """What uses the GPU, from the outside in. The front end stays: it holds the requests that run again."""
+    reason = view.engine_must_end
+    if reason is None:
+        return None
+    groups: list[list[tuple[str, ChildView]]] = [
+        [("coordinator", view.coordinator)],
+        [(lane.lane_id, lane) for lane in view.lanes],
+        [("memory", view.memory)],
+    ]
+    living = next((group for group in groups if any(child.is_alive for _, child in group)), None)
+    return None if living is None else first_end(living, reason) or Wait(reason=reason)
+
+
 def notice_lost_base(view: EngineView) -> Action | None:
     for name, child in (("memory server", view.memory), ("coordinator", view.coordinator)):
         if not child.is_alive and view.phase in SERVING:
@@ -89,7 +106,8 @@ def clear_lost_base(view: EngineView) -> Action | None:
 
 
 def start_processes(view: EngineView) -> Action | None:
-    if not view.memory.is_alive and view.memory.is_due:
+    may_use_device = view.start_hold is None and view.engine_must_end is None
+    if not view.memory.is_alive and view.memory.is_due and may_use_device:
         return Start(process="memory", reason="no memory server")
     if not view.front_end.is_alive and view.front_end.is_due and not view.is_draining:
         return Start(process="frontend", reason="no front end")
@@ -107,15 +125,27 @@ def connect(view: EngineView) -> Action | None:
 
 
 def send_caps(view: EngineView) -> Action | None:
-    if view.isolation is Isolation.GREEN_CONTEXT and view.caps != view.partition:
-        return SendCaps(partition=view.partition, reason=f"the caps in force are {view.partition}")
-    return None
+    if view.isolation is not Isolation.GREEN_CONTEXT:
+        return None
+    if (view.caps, view.caps_band) == (view.partition, view.band):
+        return None
+    return SendCaps(
+        partition=view.partition, band=view.band, reason=f"the caps in force are {view.partition}"
+    )
 
 
 def end_lost_lanes(view: EngineView) -> Action | None:
     lost = [lane for lane in view.lanes if lane.stage is LaneStage.LOST]
     stuck = [lane for lane in view.lanes if lane.stage is LaneStage.FORKED and lane.age_s > STUCK_AFTER_S]
     return first_end(named(lost), "its connection ended") or first_end(named(stuck), "it never attached")
+
+
+def end_clients(view: EngineView) -> Action | None:
+    """A fault of one MPS client has hit all, and the server serves again once every one has exited."""
+    if view.lanes_must_end is None:
+        return None
+    living = [lane for lane in view.lanes if lane.is_alive]
+    return first_end(named(living), view.lanes_must_end)
 
 
 def replace_lanes(view: EngineView) -> Action | None:
@@ -126,6 +156,7 @@ def replace_lanes(view: EngineView) -> Action | None:
             view.kept(role) is None
             and role not in coming
             and view.zygote_ready
+            and view.start_hold is None
             and view.lane_due.get(role, True)
         ):
             percent = view.partition.percent(role)
@@ -158,12 +189,15 @@ RULES: tuple[Rule, ...] = (
     fail,
     confirm_exits,
     end_everything,
+    end_engine,
     notice_lost_base,
     clear_lost_base,
     start_processes,
     connect,
     send_caps,
     end_lost_lanes,
+    end_clients,
+    end_dropped,
     settle,
     begin_switch,
     prepare,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -14,10 +15,11 @@ from semipd_agent.journal.recovery import JournalledEngine
 from semipd_core import repartition
 from semipd_core.agent_config import PartitionWire, SwitchStatus
 from semipd_core.partition import Partition
-from semipd_core.repartition import Event, Phase
+from semipd_core.repartition import Event, Phase, SwitchForm
 from semipd_shell import failpoints, log
 
 MAX_ATTEMPTS = 3  # of a switch that others' deaths interrupt
+WISHES_KEPT = 8
 
 _log = log.logger(__name__)
 
@@ -58,13 +60,15 @@ class Shares:
         self._journal = journal
         self._on_ended = on_ended
         self.phase = resumed.resumed_phase
-        self._phase_since_s = time.monotonic()
+        self.phase_since_s = time.monotonic()
         self.partition = from_wire(resumed.partition) if resumed.partition else initial
         self.requested = self.partition
         self.goal: Goal | None = None
         self.switch: SwitchStatus | None = resumed.switch
         self.last_switch: SwitchStatus | None = resumed.switch
         self.rejection: str | None = None
+        self.form: SwitchForm | None = None  # of the switch under way, once it is prepared
+        self.wished: deque[Partition] = deque(maxlen=WISHES_KEPT)  # lately, the latest first
         self._current: Goal | None = None  # of the switch under way
         self._is_retried = resumed.stage is Phase.PREPARING
         if resumed.wish is not None and resumed.is_open:
@@ -92,7 +96,7 @@ class Shares:
 
     @property
     def phase_age_s(self) -> float:
-        return time.monotonic() - self._phase_since_s
+        return time.monotonic() - self.phase_since_s
 
     @property
     def target(self) -> Partition | None:
@@ -102,6 +106,7 @@ class Shares:
         """The latest wish wins; it waits while a switch is under way."""
         self.goal = goal
         self.requested = goal.partition
+        self.wished.appendleft(goal.partition)
 
     def reject(self, reason: str) -> None:
         """The switch under way cannot go on."""
@@ -132,6 +137,7 @@ class Shares:
                 self._is_retried = self._is_retried or self.phase is Phase.PREPARING
                 self._end("RolledBack", self.rejection or reason)
             case Event.READY if self.switch is not None:
+                self.form = None  # the lanes started anew: this took as long as that did
                 self._take_effect()
                 self._end("Done", "")
             case _:
@@ -140,7 +146,7 @@ class Shares:
             "phase", engine_id=self.engine_id, before=self.phase, event_name=event, after=phase, reason=reason
         )
         self.phase = phase
-        self._phase_since_s = time.monotonic()
+        self.phase_since_s = time.monotonic()
 
     def _begin(self) -> None:
         assert self.goal is not None
@@ -158,7 +164,7 @@ class Shares:
         self._journal.append(entry.SwitchBegun(engine_id=self.engine_id, switch=switch))
         self._current = replace(goal, attempts=goal.attempts + 1)
         self.goal, self.switch, self.last_switch = None, switch, switch
-        self.rejection, self._is_retried = None, False
+        self.rejection, self.form, self._is_retried = None, None, False
 
     def _commit(self) -> None:
         failpoints.reach("agent.switch.lane_attached")
@@ -179,7 +185,7 @@ class Shares:
             return
         seconds = round(time.monotonic() - self._current.at_monotonic_s, 3)
         self._journal.append(entry.SwitchEffective(engine_id=self.engine_id, seconds=seconds))
-        self.switch = msgspec.structs.replace(self.switch, seconds=seconds)
+        self.switch = msgspec.structs.replace(self.switch, seconds=seconds, form=self.form)
         self.last_switch = self.switch
         failpoints.reach("agent.switch.old_lane_stopping")
 

@@ -17,7 +17,8 @@ RETIRE_DEADLINE_S = 10.0
 
 
 def begin_switch(view: EngineView) -> Action | None:
-    if view.phase is Phase.STEADY and view.goal not in (None, view.partition) and not view.is_draining:
+    is_free = view.phase is Phase.STEADY and not view.is_draining and view.switch_hold is None
+    if is_free and view.goal not in (None, view.partition):
         return Advance(event=Event.WISH, reason=f"{view.goal} is wished for")
     return None
 
@@ -26,8 +27,8 @@ def prepare(view: EngineView) -> Action | None:
     """Fork a lane beside the old one for each role whose share changes; read back what each was granted."""
     if view.phase is not Phase.PREPARING or view.target is None:
         return None
-    if view.rejection is not None:
-        return Advance(event=Event.REJECTED, reason=view.rejection)
+    if (why := view.rejection or view.switch_hold) is not None:
+        return Advance(event=Event.REJECTED, reason=why)
     new = {role: view.at_share(role, view.target) for role in view.changed_roles}
     for lane in (lane for lanes in new.values() for lane in lanes):
         if lane.granted_percent not in (None, lane.percent):
@@ -71,9 +72,11 @@ def _caps_granted(view: EngineView) -> bool:
 def swap_standby(view: EngineView) -> Action | None:
     for role in view.roles:
         lane = view.kept(role)
-        has_old = any(other.is_serving and other.role is role for other in view.surplus)
-        if lane is not None and lane.stage is LaneStage.STANDBY and has_old and not lane.is_swap_sent:
-            return SendSwap(lane_id=lane.lane_id, reason=f"lane {lane.lane_id} is attached")
+        old = next((other for other in view.surplus if other.is_serving and other.role is role), None)
+        if lane is not None and lane.stage is LaneStage.STANDBY and old is not None and not lane.is_swap_sent:
+            keeps_old = old.lane_id in view.standbys.kept
+            reason = f"lane {lane.lane_id} is attached"
+            return SendSwap(lane_id=lane.lane_id, keeps_old=keeps_old, reason=reason)
     return None
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from signal import Signals
 
-from semipd_core.partition import Isolation, Partition, Role
+from semipd_agent.supervision.standby import StandbyChoice, StandbyFacts
+from semipd_core.partition import Band, Isolation, Partition, Role
 from semipd_core.repartition import Phase
 
 
@@ -36,6 +37,9 @@ class LaneView(ChildView):
     age_s: float = 0.0
     granted_percent: int | None = None  # None until it has attached
     is_swap_sent: bool = False
+    is_new: bool = False  # forked since the phase began
+    stage_age_s: float = 0.0
+    private_bytes: int = 0  # that its end would free; 0: it did not say
 
     @property
     def is_attached(self) -> bool:
@@ -69,11 +73,19 @@ class EngineView:
     connected: bool  # to the coordinator, its first State read
     front_end: ChildView
     lanes: tuple[LaneView, ...]
-    zygote_ready: bool
+    zygote_ready: bool  # a lane can be forked now
     lane_due: Mapping[Role, bool] = field(default_factory=dict)  # may a lane of the role start now
+    band: Band | None = None  # in which each step may have a split of its own (GreenContext)
+    caps_band: Band | None = None  # last sent with `caps`
+    lanes_must_end: str | None = None  # why no lane may live (MPS, Xid)
+    start_hold: str | None = None  # why nothing that uses the GPU may start
+    switch_hold: str | None = None  # why no split may move
+    engine_must_end: str | None = None  # why nothing that uses the GPU may live
     error: str | None = None  # a process said that its input is wrong
     is_draining: bool = False
     is_ending: bool = False
+    standby: StandbyFacts = field(default_factory=StandbyFacts)
+    standbys: StandbyChoice = field(default_factory=StandbyChoice)  # `plan.decide` makes it, from the rest
 
     @property
     def roles(self) -> tuple[Role, ...]:
@@ -98,9 +110,15 @@ class EngineView:
 
     @property
     def surplus(self) -> tuple[LaneView, ...]:
-        """Living lanes that are not the one of their role at the share in force."""
+        """Living lanes that are neither the one of their role at the share in force nor kept warm."""
         kept = {self.kept(role) for role in self.roles}
-        return tuple(lane for lane in self.lanes if lane.is_alive and lane not in kept)
+        return tuple(
+            lane
+            for lane in self.lanes
+            if lane.is_alive
+            and lane not in kept
+            and (lane.is_serving or lane.lane_id not in self.standbys.kept)
+        )
 
     def kept(self, role: Role) -> LaneView | None:
         """The lane of `role` at the share in force: the active one before one that is to become it."""

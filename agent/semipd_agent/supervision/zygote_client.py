@@ -13,6 +13,14 @@ ANSWER_TIMEOUT_S = 10.0
 SHARE_ENVIRONMENT = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"
 
 
+class SecondRole(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+    """The other lane of a process that has both roles."""
+
+    lane_id: str
+    role: Role
+    percent: int
+
+
 class ForkRequest(msgspec.Struct, frozen=True, rename="camel", tag_field="op", tag="fork", kw_only=True):
     lane_id: str
     role: Role
@@ -20,6 +28,7 @@ class ForkRequest(msgspec.Struct, frozen=True, rename="camel", tag_field="op", t
     config: str  # path of engine.json
     env: dict[str, str]
     log: str
+    second: SecondRole | None = None
 
 
 class _Answer(msgspec.Struct, frozen=True, kw_only=True):

@@ -26,11 +26,13 @@ from semipd_core.agent_config import (
     EngineStatus,
     KubernetesSettings,
     PartitionSettings,
+    StandbySettings,
 )
 from semipd_core.partition import Isolation
 from semipd_core.telemetry import SloTargets
 
 DEADLINE_S = 60.0
+NO_STANDBYS = StandbySettings()
 PR_SET_CHILD_SUBREAPER = 36
 _agent_pids: set[int] = set()
 PROGRAM = str(Path(__file__).with_name("agent_with_fakes.py"))
@@ -40,6 +42,8 @@ def agent_config(
     engines: int = 1,
     drain_timeout_seconds: int = 10,
     kubernetes: KubernetesSettings | None = None,
+    device: str = "CPU",
+    standby: StandbySettings = NO_STANDBYS,
     **partition: object,
 ) -> AgentConfig:
     settings: dict[str, object] = {
@@ -57,7 +61,7 @@ def agent_config(
     return AgentConfig(
         service="chat",
         engines=engines,
-        device="CPU",
+        device=device,
         host="127.0.0.1",
         port=8000,
         model_uri="file:///nowhere",
@@ -80,6 +84,7 @@ def agent_config(
         slo=SloTargets(ttft_percentile=90, ttft_ms=2000, tpot_percentile=90, tpot_ms=250),
         partition=PartitionSettings(**{**settings, **partition}),  # type: ignore[arg-type]
         kubernetes=kubernetes,
+        standby=standby,
     )
 
 
@@ -210,7 +215,16 @@ class AgentProcess:
         return None if granted is None else (granted.prefill_percent, granted.decode_percent)
 
     def pids(self, number: int = 0) -> dict[str, int]:
-        return {process.role: process.pid for process in self.engine(number).processes}
+        """By role; lanes that stand by are left out."""
+        return {process.role: process.pid for process in self.engine(number).processes if not process.standby}
+
+    def standbys(self) -> dict[tuple[str, int | None], int]:
+        """Pids of warm lanes, by role and share."""
+        return {
+            (process.role, process.requested_percent): process.pid
+            for process in self.engine().processes
+            if process.standby
+        }
 
     def until(self, condition: Callable[[], object], what: str, timeout_s: float = DEADLINE_S) -> None:
         """Raises: AssertionError with the agent's log."""

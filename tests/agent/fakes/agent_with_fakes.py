@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
+
+from fake_nvml import install_fake_nvml
+from mps_daemon import FAKE
 
 from semipd_agent.__main__ import main
 from semipd_agent.commands import Commands
 
+MPS_CONTROL = "TEST_MPS_CONTROL"  # the real binary, in the fake's place
 PROGRAMS = str(Path(__file__).with_name("fake_programs.py"))
 
 
@@ -21,7 +26,9 @@ COMMANDS = Commands(
     memory=fake("memory"),
     coordinator=fake("coordinator"),
     frontend=fake("frontend"),
+    mps_control=(os.environ[MPS_CONTROL],) if MPS_CONTROL in os.environ else FAKE,
 )
 
 if __name__ == "__main__":
+    install_fake_nvml()
     sys.exit(main(sys.argv[1:], COMMANDS))

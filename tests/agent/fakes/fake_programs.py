@@ -1,7 +1,7 @@
 """Stand-ins for the engine's programs: real processes over the real sockets, without a model.
 
 `python fake_programs.py PROGRAM …` with the arguments of the program that it stands for. What a test wants to go wrong is
-read from `faults.json` in the run directory, at each start: see `Faults`.
+read from `faults.json` in the run directory, at each start: see `program_faults`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import multiprocessing.connection
 import os
-import selectors
 import signal
 import socket
 import sys
@@ -20,35 +20,16 @@ from pathlib import Path
 from socketserver import ThreadingMixIn, UnixStreamServer
 
 import msgspec
+from program_faults import ORPHAN_GRACE_S, Faults, read_config, read_faults
+from stepless_coordinator import SteplessCoordinator
 
 from semipd_core import messages
-from semipd_core.engine_config import EngineConfig, SpecError
+from semipd_core.engine_config import EngineConfig
 from semipd_core.partition import Role
-from semipd_core.telemetry import CoordinatorReport, FrontEndReport, LaneReport, SloTargets
+from semipd_core.telemetry import FrontEndReport, SloTargets
 from semipd_shell import agent_watch, channel
 
-ORPHAN_GRACE_S = 8.0
-
-
-class Faults(msgspec.Struct, kw_only=True):
-    """What goes wrong, by program."""
-
-    memory_error: SpecError | None = None  # exit 2 with it
-    lane_exits_at_percent: int | None = None
-    lane_hangs_at_percent: int | None = None
-    lane_grants_less_at_percent: int | None = None
-    caps_ignored: bool = False
-    open_requests: int = 0  # of each front end, until it drains for `drain_s`
-    drain_s: float = 0.0
-
-
-def read_faults(run_directory: Path) -> Faults:
-    path = run_directory / "faults.json"
-    return msgspec.json.decode(path.read_bytes(), type=Faults) if path.exists() else Faults()
-
-
-def read_config(path: str) -> EngineConfig:
-    return msgspec.json.decode(Path(path).read_bytes(), type=EngineConfig)
+LANE_BYTES = 1 << 20
 
 
 class Stop(Exception):
@@ -74,6 +55,10 @@ def memory(config: EngineConfig) -> int:
     if faults.memory_error is not None:
         Path(config.error_file).write_bytes(msgspec.json.encode(faults.memory_error))
         return 2
+    if faults.memory_problem is not None:
+        Path(config.memory_problem_file).write_text(faults.memory_problem)
+        return 1
+    Path(config.memory_problem_file).unlink(missing_ok=True)
     listener = channel.listen(config.memory_socket)
     with contextlib.suppress(Stop):
         idle(config.agent_lock)
@@ -85,155 +70,8 @@ def memory(config: EngineConfig) -> int:
 # --- coordinator --------------------------------------------------------------------------------------------------
 
 
-class FakeCoordinator:
-    """Lanes of each role: one active, others on standby; swaps at once, as if no step were ever in flight."""
-
-    def __init__(self, config: EngineConfig) -> None:
-        self.config = config
-        self.faults = read_faults(Path(config.directory).parent)
-        self.selector = selectors.DefaultSelector()
-        self.listener = channel.listen(config.coordinator_socket)
-        self.selector.register(self.listener, selectors.EVENT_READ)
-        self.hello: dict[channel.Channel, messages.AnyMessage | None] = {}
-        self.active: dict[Role, messages.LaneHello] = {}
-        self.standby: dict[str, messages.LaneHello] = {}
-        self.told_to_stop: set[str] = set()
-        self.lost: list[str] = []
-        self.confirmed: list[str] = []
-        self.caps: dict[Role, int] = {}
-
-    def serve(self) -> None:
-        watch = agent_watch.OrphanWatch(self.config.agent_lock, ORPHAN_GRACE_S)
-        while not watch.is_orphaned(time.monotonic()):
-            for key, _ in self.selector.select(0.2):
-                if key.fileobj is self.listener:
-                    peer = channel.Channel(self.listener.accept()[0])
-                    self.hello[peer] = None
-                    self.selector.register(peer, selectors.EVENT_READ, peer)
-                else:
-                    self._read(key.data)
-
-    def _read(self, peer: channel.Channel) -> None:
-        try:
-            message = peer.receive()
-        except (EOFError, OSError):
-            self._gone(peer)
-            return
-        match message:
-            case messages.LaneHello():
-                self.hello[peer] = message
-                self._attached(message)
-            case messages.AgentHello() | messages.FrontEndHello():
-                self.hello[peer] = message
-            case messages.GetState():
-                peer.send(messages.State(report=self._report()))
-            case messages.SetCaps():
-                if not self.faults.caps_ignored:
-                    self.caps = {Role.PREFILL: message.prefill_percent, Role.DECODE: message.decode_percent}
-                peer.send(messages.State(report=self._report()))
-            case messages.Swap(lane_id=lane_id):
-                self._swap(lane_id)
-            case messages.LaneExited(lane_id=lane_id):
-                self.confirmed.append(lane_id)
-                self._write_trace()
-            case _:
-                raise AssertionError(message)
-
-    def _gone(self, peer: channel.Channel) -> None:
-        hello = self.hello.pop(peer)
-        self.selector.unregister(peer)
-        peer.close()
-        if not isinstance(hello, messages.LaneHello) or hello.lane_id in self.told_to_stop:
-            return
-        self.lost.append(hello.lane_id)
-        self.standby.pop(hello.lane_id, None)
-        if self.active.get(hello.role) is hello:
-            del self.active[hello.role]
-        self._write_trace()
-        self._to_agent(messages.LaneLost(lane_id=hello.lane_id, role=hello.role))
-        self._fill(hello.role)
-
-    def _attached(self, hello: messages.LaneHello) -> None:
-        self.standby[hello.lane_id] = hello
-        self._to_agent(
-            messages.LaneAttached(
-                lane_id=hello.lane_id,
-                role=hello.role,
-                pid=hello.pid,
-                requested_percent=hello.requested_percent,
-                granted_percent=hello.granted_percent,
-            )
-        )
-        self._fill(hello.role)
-
-    def _fill(self, role: Role) -> None:
-        waiting = next((hello for hello in self.standby.values() if hello.role is role), None)
-        if role not in self.active and waiting is not None:
-            self.active[role] = self.standby.pop(waiting.lane_id)
-            self._to_agent(messages.Swapped(lane_id=waiting.lane_id, old_lane_id=None))
-
-    def _swap(self, lane_id: str) -> None:
-        hello = self.standby.pop(lane_id, None)
-        if hello is None:
-            return
-        old = self.active[hello.role]
-        self.active[hello.role] = hello
-        self.told_to_stop.add(old.lane_id)
-        for peer, other in self.hello.items():
-            if other is old:
-                peer.send(messages.Stop())
-        self._to_agent(messages.Swapped(lane_id=lane_id, old_lane_id=old.lane_id))
-
-    def _to_agent(self, message: messages.Message) -> None:
-        for peer, hello in self.hello.items():
-            if isinstance(hello, messages.AgentHello):
-                try:
-                    peer.send(message)
-                except OSError:
-                    return
-
-    def _write_trace(self) -> None:
-        """For the test: a lost lane must be confirmed."""
-        trace = {"lost": self.lost, "confirmed": self.confirmed}
-        Path(self.config.directory, "trace.json").write_text(json.dumps(trace), encoding="utf-8")
-
-    def _report(self) -> CoordinatorReport:
-        lanes = [(hello, True) for hello in self.active.values()]
-        lanes += [(hello, False) for hello in self.standby.values()]
-        return CoordinatorReport(
-            waiting=0,
-            prefilling=0,
-            decoding=0,
-            kv_blocks_total=64,
-            kv_blocks_used=3,
-            kv_blocks_cached=0,
-            block_tokens=16,
-            waiting_tokens=0,
-            oldest_wait_ms=0,
-            preemptions=0,
-            prefix_hit_tokens=0,
-            lane_restarts=0,
-            lanes=[
-                LaneReport(
-                    lane_id=hello.lane_id,
-                    role=hello.role,
-                    pid=hello.pid,
-                    active=is_active,
-                    requested_percent=hello.requested_percent,
-                    granted_percent=self.caps.get(hello.role, hello.granted_percent),
-                    batch=0,
-                    steps=0,
-                    tokens=0,
-                    busy_us=0,
-                    compute_us=0,
-                )
-                for hello, is_active in lanes
-            ],
-        )
-
-
 def coordinator(config: EngineConfig) -> int:
-    fake = FakeCoordinator(config)
+    fake = SteplessCoordinator(config)
     with contextlib.suppress(Stop):
         fake.serve()
     Path(config.coordinator_socket).unlink(missing_ok=True)
@@ -329,6 +167,7 @@ def _fork(order: dict[str, object], listener: socket.socket) -> int:
     code = 70
     try:
         listener.close()
+        os.environ.update(order["env"])  # type: ignore[call-overload]
         code = lane(order)
     except Stop:
         code = 0
@@ -344,23 +183,45 @@ def lane(order: dict[str, object]) -> int:
         return 1
     while percent == faults.lane_hangs_at_percent:
         time.sleep(1)
+    _become_mps_client(faults)
     granted = percent - 1 if percent == faults.lane_grants_less_at_percent else percent
+    first = _say_hello(config, order, granted)
+    second = order.get("second")
+    if isinstance(second, dict):  # one process with both roles ends with either connection
+        peers = [first, _say_hello(config, second, second["percent"])]
+        first = next(peer for peer in multiprocessing.connection.wait(peers) if peer in peers)  # type: ignore[misc,arg-type]
+    try:
+        message = first.receive()
+    except EOFError:
+        return 0
+    assert isinstance(message, messages.Stop)
+    return 0
+
+
+def _say_hello(config: EngineConfig, order: dict[str, object], granted_percent: int) -> channel.Channel:
     peer = channel.connect(config.coordinator_socket)
     peer.send(
         messages.LaneHello(
             lane_id=str(order["laneId"]),
             role=Role(str(order["role"])),
             pid=os.getpid(),
-            requested_percent=percent,
-            granted_percent=granted,
+            requested_percent=int(str(order["percent"])),
+            granted_percent=granted_percent,
+            private_bytes=LANE_BYTES,
         )
     )
-    try:
-        message = peer.receive()
-    except EOFError:
-        return 0
-    assert isinstance(message, messages.Stop)
-    return 0
+    return peer
+
+
+def _become_mps_client(faults: Faults) -> None:
+    """As CUDA does: a client of the daemon that its environment names, or of none."""
+    if faults.lanes_ignore_sigterm:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    pipes = os.environ.get("CUDA_MPS_PIPE_DIRECTORY")
+    if pipes is not None and not faults.lanes_bypass_mps:
+        clients = Path(pipes, "clients")
+        clients.mkdir(exist_ok=True)
+        (clients / str(os.getpid())).write_text(json.dumps(dict(os.environ)), encoding="utf-8")
 
 
 def proxy(path: str) -> int:

@@ -1,0 +1,97 @@
+"""What the agent tells an engine's memory server of its GPU, and what it makes of one that cannot start yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from agent_process import AgentProcess, agent_config
+
+from semipd_agent.configure import assign_gpus, build_engine_config
+from semipd_agent.run_directory import RunDirectory
+from semipd_core.errors import InvalidSpec
+from semipd_core.partition import Isolation
+from semipd_engine.cuda.devices import index_of
+
+GPUS = ["GPU-a", "GPU-b", "GPU-c"]
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "engines", "num_ranks", "expected"),
+    [
+        pytest.param("CUDA", GPUS, 3, 1, [["GPU-a"], ["GPU-b"], ["GPU-c"]], id="one each"),
+        pytest.param("CUDA", GPUS, 2, 1, [["GPU-a"], ["GPU-b"]], id="the first ones"),
+        pytest.param("CUDA", GPUS, 1, 2, [["GPU-a", "GPU-b"]], id="one for each rank"),
+        pytest.param("CUDA", [], 2, 1, [["#0"], ["#1"]], id="by number while no driver tells their names"),
+        pytest.param("CUDA", [], 2, 2, [["#0", "#1"], ["#2", "#3"]], id="ranks by number"),
+        pytest.param("CPU", [], 2, 2, [[], []], id="none on the CPU"),
+    ],
+)
+def test_each_rank_of_each_engine_has_a_gpu_of_its_own(
+    device: str, gpus: list, engines: int, num_ranks: int, expected: list
+) -> None:
+    assert assign_gpus(device, gpus, engines, num_ranks) == expected
+
+
+@pytest.mark.parametrize(("gpu", "index"), [(None, 0), ("GPU-b", 1), ("#0", 0), ("#2", 2)])
+def test_a_process_finds_its_engines_gpu(gpu: str | None, index: int) -> None:
+    assert index_of(gpu, GPUS) == index
+
+
+@pytest.mark.parametrize("gpu", ["GPU-d", "#3"])
+def test_a_gpu_that_is_not_there_is_refused_with_those_that_are(gpu: str) -> None:
+    with pytest.raises(InvalidSpec, match="not there', allowed: one of GPU-a, GPU-b, GPU-c"):
+        index_of(gpu, GPUS)
+
+
+def test_more_engines_than_gpus_are_refused_with_both_numbers() -> None:
+    with pytest.raises(InvalidSpec, match=r"engines: got 4, allowed: at most 3.*GPU-a, GPU-b, GPU-c"):
+        assign_gpus("CUDA", GPUS, 4)
+
+
+def test_more_ranks_than_gpus_are_refused_with_all_numbers() -> None:
+    refused = (
+        r"gpusPerEngine: got '2, for each of 2 engines', allowed: at most 3 GPUs in all: GPU-a, GPU-b, GPU-c"
+    )
+    with pytest.raises(InvalidSpec, match=refused):
+        assign_gpus("CUDA", GPUS, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("device", "isolation", "is_client"),
+    [
+        ("CUDA", Isolation.MPS, True),
+        ("CUDA", Isolation.GREEN_CONTEXT, False),
+        ("CPU", Isolation.MPS, False),
+    ],
+)
+def test_an_engine_knows_its_device_and_the_mps_daemon_of_its_lanes(
+    device: str, isolation: Isolation, is_client: bool
+) -> None:
+    directory = RunDirectory(Path("/run/semipd"))
+    gpus = GPUS[:2] if device == "CUDA" else []
+    config = build_engine_config(
+        agent_config(device=device, isolation=isolation), "engine-0", [0], directory, gpus
+    )
+    assert (config.device, [config.gpu, *config.other_gpus]) == (device, gpus or [None])
+    assert config.mps_pipe_directory == (str(directory.mps_pipes) if is_client else None)
+
+
+@pytest.mark.slow
+def test_a_memory_server_that_cannot_start_yet_is_a_problem_until_it_starts(
+    start_agent: Callable[..., AgentProcess],
+) -> None:
+    problem = "GPU-a: cuInit: CUDA_ERROR_SYSTEM_NOT_READY: system not yet initialized"
+    agent = start_agent({"memory_problem": problem})
+    said = f"engine-0: no memory server: {problem}"
+    agent.until(lambda: agent.status().problems == [said], "the problem is told")
+    assert agent.engine().phase == "Starting"
+    assert agent.engine().error is None
+    assert agent.get("/readyz").status_code == 503
+    agent.kill()
+    agent.start()
+    agent.until(lambda: agent.status().problems == [said], "the next agent tells it too")
+    agent.set_faults()
+    agent.until_ready()
+    agent.until(lambda: agent.status().problems == [], "the problem is over")
