@@ -12,19 +12,30 @@ NULL_BLOCKS = 1  # block 0 pads block tables and is never allocated
 
 
 def num_kv_blocks(
-    model: ModelConfig, *, block_tokens: int, max_rows: int, wanted_bytes: int | None, free_bytes: int
+    model: ModelConfig,
+    *,
+    block_tokens: int,
+    max_rows: int,
+    wanted_bytes: int | None,
+    free_bytes: int,
+    default_bytes: int | None = None,
+    free_means: str = "the free memory",
+    num_ranks: int = 1,
 ) -> int:
     """Blocks of `block_tokens` tokens in all layers, the null block included.
 
-    Without a wish: enough for `max_rows` sequences of the whole context, within DEFAULT_BYTES_MAX and an eighth of the free
-    memory.
+    With several ranks `model` is one rank's shard: each holds its own part of every block, and the bytes are those of all.
+    Without a wish: enough for `max_rows` sequences of the whole context, within `default_bytes`: on a host, DEFAULT_BYTES_MAX
+    and an eighth of the free memory. `free_means`: what `free_bytes` are, in an error.
     Raises: InvalidSpec if one request of the whole context does not fit, or if more is wanted than is free.
     """
-    block_bytes = block_tokens * model.kv_bytes_per_token(ITEM_BYTES[model.dtype])
+    block_bytes = num_ranks * block_tokens * model.kv_bytes_per_token(ITEM_BYTES[model.dtype])
     blocks_per_request = -(-model.max_context_tokens // block_tokens)
     if wanted_bytes is None:
         useful_bytes = (max_rows * blocks_per_request + NULL_BLOCKS) * block_bytes
-        kv_bytes = min(useful_bytes, DEFAULT_BYTES_MAX, free_bytes // DEFAULT_MEMORY_FRACTION)
+        if default_bytes is None:
+            default_bytes = min(DEFAULT_BYTES_MAX, free_bytes // DEFAULT_MEMORY_FRACTION)
+        kv_bytes = min(useful_bytes, default_bytes)
     else:
         kv_bytes = wanted_bytes
     needed_bytes = (blocks_per_request + NULL_BLOCKS) * block_bytes
@@ -40,7 +51,7 @@ def num_kv_blocks(
         )
     if kv_bytes > free_bytes:
         raise InvalidSpec(
-            "spec.resources.kvCache", f"{kv_bytes} bytes", f"at most {free_bytes} bytes, the free memory"
+            "spec.resources.kvCache", f"{kv_bytes} bytes", f"at most {free_bytes} bytes, {free_means}"
         )
     return kv_bytes // block_bytes
 

@@ -1,10 +1,12 @@
-"""Hands the arenas to whoever connects: one JSON line and three descriptors, then the connection is closed."""
+"""Hands a rank's arenas to whoever connects to its socket: one JSON line and three descriptors, then the connection is closed."""
 
 from __future__ import annotations
 
 import select
 import socket
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import msgspec
 import structlog
@@ -17,29 +19,34 @@ from semipd_shell.channel import SEND_TIMEOUT_S
 POLL_S = 0.5
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handout:
+    manifest: Manifest
+    fds: list[int]
+
+
 def serve(
-    listener: socket.socket,
-    manifest: Manifest,
-    fds: list[int],
+    handouts: Mapping[socket.socket, Handout],
     *,
     watch: OrphanWatch,
     log: structlog.stdlib.BoundLogger,
 ) -> None:
-    """Until no agent lives."""
-    line = msgspec.json.encode(manifest) + b"\n"
+    """Until no agent lives. `handouts`: what is to be had at each listening socket."""
+    lines = {
+        listener: msgspec.json.encode(handout.manifest) + b"\n" for listener, handout in handouts.items()
+    }
     failpoints.reach("memory.listening")
     while not watch.is_orphaned(time.monotonic()):
-        ready, _, _ = select.select([listener], [], [], POLL_S)
-        if not ready:
-            continue
-        peer, _ = listener.accept()
-        with peer:
-            try:
-                _hand_out(peer, line, fds)
-            except OSError as error:
-                log.info("a client went away before it had its arenas", error=str(error))
-            else:
-                failpoints.reach("memory.fds_sent")
+        ready, _, _ = select.select(list(handouts), [], [], POLL_S)
+        for listener in ready:
+            peer, _ = listener.accept()
+            with peer:
+                try:
+                    _hand_out(peer, lines[listener], handouts[listener].fds)
+                except OSError as error:
+                    log.info("a client went away before it had its arenas", error=str(error))
+                else:
+                    failpoints.reach("memory.fds_sent")
     log.info("no agent lives, stopping")
 
 
