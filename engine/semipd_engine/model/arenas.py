@@ -11,7 +11,11 @@ from torch import Tensor
 
 from semipd_engine.memory.client import Attachment
 
-TORCH_TYPES: Mapping[str, torch.dtype] = {"BF16": torch.bfloat16, "FP32": torch.float32}
+TORCH_TYPES: Mapping[str, torch.dtype] = {
+    "BF16": torch.bfloat16,
+    "FP32": torch.float32,
+    "FP8": torch.float8_e4m3fn,
+}
 
 
 def weight_tensors(attachment: Attachment) -> dict[str, Tensor]:

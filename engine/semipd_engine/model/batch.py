@@ -26,7 +26,7 @@ class DecodeGroup:
 
     first: int  # tokens [first, last) of the batch
     last: int
-    blocks: Tensor  # (2 * rows * blocks) int64: rows of a layer's KV, all keys, then all values
+    blocks: Tensor  # (planes * rows * blocks) int64: rows of a layer's KV, all keys, then all values
     mask: Tensor  # (rows, 1, 1, blocks * block_tokens), 0 or -inf, in the dtype of the model
 
 
@@ -51,11 +51,21 @@ class Batch:
     sampled: Tensor  # (samples) int64: the tokens whose logits are wanted
     sampled_rows: Sequence[int]  # the plan's row of each
 
+    @property
+    def num_singles(self) -> int:
+        """Rows of one token, which come first."""
+        return self.groups[-1].last if self.groups else 0
+
 
 def build_batch(
-    rows: Sequence[messages.Row], tables: BlockTables, num_blocks: int, dtype: torch.dtype
+    rows: Sequence[messages.Row],
+    tables: BlockTables,
+    num_blocks: int,
+    dtype: torch.dtype,
+    *,
+    kv_planes: int = 2,
 ) -> Batch:
-    """The rows' block deltas must have been applied to `tables`."""
+    """The rows' block deltas must have been applied to `tables`. kv_planes: 2 of keys and values, 1 of latents."""
     singles = [index for index, row in enumerate(rows) if row.num_tokens == 1]
     singles.sort(key=lambda index: rows[index].start)
     longer = [index for index, row in enumerate(rows) if row.num_tokens > 1]
@@ -66,7 +76,7 @@ def build_batch(
     wanted = [
         (end - 1, index) for end, index in zip(ends, ordered, strict=True) if rows[index].sampling is not None
     ]
-    reader = _KvReader(tables, num_blocks, dtype)
+    reader = _KvReader(tables, num_blocks, dtype, kv_planes)
     return Batch(
         token_ids=torch.tensor([token for index in ordered for token in tables.tokens(rows[index])]),
         positions=torch.from_numpy(np.concatenate(positions)),
@@ -108,6 +118,7 @@ class _KvReader:
     tables: BlockTables
     num_blocks: int
     dtype: torch.dtype
+    kv_planes: int
 
     def group(self, rows: Sequence[messages.Row], first: int) -> DecodeGroup:
         contexts = np.array([row.start + 1 for row in rows])
@@ -120,7 +131,7 @@ class _KvReader:
         return DecodeGroup(
             first=first,
             last=first + len(rows),
-            blocks=self._keys_and_values(blocks.ravel()),
+            blocks=self._all_planes(blocks.ravel()),
             mask=self._mask(is_hidden)[:, None, None, :],
         )
 
@@ -133,12 +144,14 @@ class _KvReader:
             first=first,
             last=last,
             context_tokens=context,
-            blocks=self._keys_and_values(blocks),
+            blocks=self._all_planes(blocks),
             mask=self._mask(np.arange(context) > _positions(row)[:, None]),
         )
 
-    def _keys_and_values(self, blocks: npt.NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(np.concatenate([blocks, blocks + self.num_blocks]))
+    def _all_planes(self, blocks: npt.NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(
+            np.concatenate([blocks + plane * self.num_blocks for plane in range(self.kv_planes)])
+        )
 
     def _mask(self, is_hidden: npt.NDArray[np.bool_]) -> Tensor:
         return torch.zeros(is_hidden.shape, dtype=self.dtype).masked_fill_(

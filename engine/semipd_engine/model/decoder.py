@@ -14,9 +14,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from semipd_engine.model import attention, rope
+from semipd_engine.model import rope
 from semipd_engine.model.batch import Batch
 from semipd_engine.model.config import ModelConfig
+from semipd_engine.model.experts import MixtureOfExperts
+from semipd_engine.model.gated_mlp import GatedMlp
+from semipd_engine.model.grouped_query import GroupedQueryAttention
+from semipd_engine.model.latent_attention import LatentAttention
+from semipd_engine.model.projection import Projection, build_projection
+from semipd_engine.model.ranks import LoneRank, Ranks, add_product, gather_logits
+from semipd_engine.model.rotary import rotations
+from semipd_engine.model.sharding import vocabulary_span
+
+_LONE_RANK = LoneRank()
 
 
 class Turns(Protocol):
@@ -26,72 +36,92 @@ class Turns(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LayerWeights:
+class Layer:
     input_norm: Tensor  # (hidden)
-    qkv: Tensor  # ((heads + 2 * kv_heads) * dim, hidden); halves of Q and K heads interleaved
-    o: Tensor  # (hidden, heads * dim)
+    attention: GroupedQueryAttention | LatentAttention
+    o: Projection  # (hidden, heads * dim)
     post_norm: Tensor  # (hidden)
-    gate_up: Tensor  # (2 * intermediate, hidden)
-    down: Tensor  # (hidden, intermediate)
+    feed_forward: GatedMlp | MixtureOfExperts
 
 
 class Decoder:
-    def __init__(self, config: ModelConfig, weights: Mapping[str, Tensor], kv: Tensor) -> None:
-        """weights: by the names of `semipd_engine.model.layout`; kv: (layer, 2, block, block_tokens, kv_head, dim)."""
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: Mapping[str, Tensor],
+        kv: Tensor,
+        ranks: Ranks = _LONE_RANK,
+    ) -> None:
+        """A rank's part of the model.
+
+        weights: by the names of `semipd_engine.model.layout`; kv: (layer, *`ModelConfig.kv_layer_shape`).
+        """
         self.dtype = kv.dtype
+        self.kv_planes = 2 if config.latent is None else 1
         self._config = config
+        self._ranks = ranks
         self._embed = weights["embed"]
         self._norm = weights["norm"]
-        self._head = weights["embed" if config.tied_embeddings else "head"]
+        self._head = own_head(config, weights, ranks)
         self._layers = [
-            LayerWeights(**{name: weights[f"layers.{layer}.{name}"] for name in LayerWeights.__slots__})
-            for layer in range(config.num_layers)
+            build_layer(config, weights, layer, kv[layer], ranks) for layer in range(config.num_layers)
         ]
-        self._kv = list(kv.unbind(0))
         self._frequencies = torch.from_numpy(rope.frequencies(config)).float()
 
     @torch.inference_mode()
     def forward(self, batch: Batch, turns: Turns) -> Tensor:
-        """Logits of the batch's sampled tokens, (samples, vocab) fp32. A turn is taken for each layer and for the head."""
+        """Logits of the batch's sampled tokens, (samples, vocab) fp32, with the first rank; the others have their part of them.
+
+        A turn is taken for each layer and for the head.
+        """
         residual = F.embedding(batch.token_ids, self._embed)
-        angles = batch.positions[:, None] * self._frequencies
-        rotation = torch.polar(torch.ones_like(angles), angles)[:, None, :]
-        for weights, kv in zip(self._layers, self._kv, strict=True):
+        rotation = rotations(batch.positions, self._frequencies, self._config.rope_magnitude)
+        for layer in self._layers:
             with turns.turn():
-                residual = self._layer(residual, rotation, weights, kv, batch)
+                residual = self._compute(layer, residual, rotation, batch)
         if not len(batch.sampled_rows):
             return torch.empty(0, self._config.vocab_size)
         with turns.turn():
             chosen = residual.index_select(0, batch.sampled)
-            return F.linear(self._normalise(chosen, self._norm), self._head).float()
+            return self._logits(self._normalise(chosen, self._norm))
 
-    def _layer(
-        self, residual: Tensor, rotation: Tensor, weights: LayerWeights, kv: Tensor, batch: Batch
-    ) -> Tensor:
-        """residual: (tokens, hidden); rotation: (tokens, 1, dim / 2) complex; kv: (2, block, block_tokens, kv_head, dim)."""
-        config = self._config
-        num_rotated = config.num_heads + config.num_kv_heads
-        qkv = F.linear(self._normalise(residual, weights.input_norm), weights.qkv)
-        heads = qkv.view(len(qkv), -1, config.head_dim)
-        rotate(heads[:, :num_rotated], rotation)
-        new = heads[:, config.num_heads :].view(len(qkv), 2, -1)
-        attention.store(kv, batch.kv_slots, new)
-        mixed = attention.attend(heads[:, : config.num_heads], new, kv, batch)
-        residual = torch.addmm(residual, mixed, weights.o.t())
-        gate, up = F.linear(self._normalise(residual, weights.post_norm), weights.gate_up).chunk(2, 1)
-        return torch.addmm(residual, F.silu(gate).mul_(up), weights.down.t())
+    def _compute(self, layer: Layer, residual: Tensor, rotation: Tensor, batch: Batch) -> Tensor:
+        """residual: (tokens, hidden); rotation: (tokens, 1, rope_dim / 2) complex."""
+        mixed = layer.attention.mix(self._normalise(residual, layer.input_norm), rotation, batch)
+        residual = add_product(residual, mixed, layer.o, self._ranks)
+        return layer.feed_forward.add_to(residual, self._normalise(residual, layer.post_norm))
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """(samples, vocab) fp32."""
+        return gather_logits(F.linear(hidden, self._head).float(), self._config.vocab_size, self._ranks)
 
     def _normalise(self, values: Tensor, weight: Tensor) -> Tensor:
         return F.rms_norm(values, (self._config.hidden_size,), weight, self._config.rms_norm_eps)
 
 
-def rotate(heads: Tensor, rotation: Tensor) -> None:
-    """Rotary positions in place.
+def build_layer(
+    config: ModelConfig, weights: Mapping[str, Tensor], layer: int, kv: Tensor, ranks: Ranks
+) -> Layer:
+    """kv: of this layer."""
+    own = weights_of_layer(weights, layer)
+    experts = config.experts_of(layer)
+    return Layer(
+        input_norm=own["input_norm"],
+        attention=(GroupedQueryAttention if config.latent is None else LatentAttention)(config, own, kv),
+        o=build_projection(own, "o"),
+        post_norm=own["post_norm"],
+        feed_forward=GatedMlp(own, ranks) if experts is None else MixtureOfExperts(experts, own),
+    )
 
-    heads: (tokens, heads, dim), the halves of each head interleaved; rotation: (tokens, 1, dim / 2) complex64.
-    """
-    tokens, num_heads, dim = heads.shape
-    pairs = torch.view_as_complex(heads.float().view(tokens, num_heads, dim // 2, 2))
-    pairs.mul_(rotation)
-    if heads.dtype != torch.float32:
-        heads.copy_(torch.view_as_real(pairs).flatten(2))
+
+def weights_of_layer(weights: Mapping[str, Tensor], layer: int) -> dict[str, Tensor]:
+    """By the names of `semipd_engine.model.layout` behind that of the layer."""
+    prefix = f"layers.{layer}."
+    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+
+
+def own_head(config: ModelConfig, weights: Mapping[str, Tensor], ranks: Ranks) -> Tensor:
+    """(the rank's tokens of the vocabulary, hidden). A tied head is rows of the embedding, which every rank has whole."""
+    if not config.tied_embeddings:
+        return weights["head"]
+    return weights["embed"][slice(*vocabulary_span(config.vocab_size, ranks.number, ranks.size))]

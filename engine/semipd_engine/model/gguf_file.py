@@ -44,9 +44,10 @@ class GgufModel:
         """Raises: InvalidSpec if the file is missing, truncated, not GGUF, or of an unsupported architecture."""
         self.location = str(path)
         self._reader = _open(path)
-        names = {architecture.gguf_name: name for name, architecture in ARCHITECTURES.items()}
+        known = {name: one for name, one in ARCHITECTURES.items() if one.gguf_name is not None}
+        names = {architecture.gguf_name: name for name, architecture in known.items()}
         found = self._optional("general.architecture", None)
-        self._architecture = require_architecture(names.get(found, found))
+        self._architecture = require_architecture(names.get(found, found), known)
         self._tensors = {_checkpoint_name(tensor.name): tensor for tensor in self._reader.tensors}
         self._query_heads = self._number("attention.head_count")
         self._key_heads = self._number("attention.head_count_kv", self._query_heads)
@@ -77,6 +78,14 @@ class GgufModel:
             bos_token_id=self._optional("tokenizer.ggml.bos_token_id", None),
             dtype=dtype,
         )
+
+    @property
+    def quantization(self) -> None:
+        """GGUF has no FP8."""
+
+    @property
+    def row_scales(self) -> Mapping[str, tuple[int, int]]:
+        return {}
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:

@@ -8,11 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from semipd_core.errors import InvalidSpec
-from semipd_engine.model import rope
-from semipd_engine.model.config import ModelConfig, limit_context, require_architecture, unsupported
+from semipd_engine.model import deepseek, fp8, rope
+from semipd_engine.model.config import (
+    ARCHITECTURES,
+    ModelConfig,
+    limit_context,
+    require_architecture,
+    unsupported,
+)
+from semipd_engine.model.config_values import ConfigValues
 from semipd_engine.model.safetensors_files import SafetensorsCheckpoint, find_files
 from semipd_engine.model.tokenizer import write_tokenizer
-from semipd_engine.model.weights import Array
+from semipd_engine.model.weights import Array, Checkpoint
 
 # Properties that the decoder does not have, and the value that means their absence.
 _REQUIRED: Mapping[str, object] = {
@@ -33,36 +40,67 @@ class HuggingFaceModel:
         self._config = _read_json(directory / "config.json")
         architectures = self._config.get("architectures") or [None]
         self._architecture = require_architecture(architectures[0])
-        self._checkpoint = SafetensorsCheckpoint(find_files(directory), self.location)
+        self._scheme = fp8.read_scheme(self._config.get("quantization_config"))
+        self._checkpoint = _open_checkpoint(directory, self._scheme)
+
+    @property
+    def quantization(self) -> fp8.Scheme | None:
+        return self._scheme
+
+    @property
+    def row_scales(self) -> Mapping[str, tuple[int, int]]:
+        return self._checkpoint.row_scales if isinstance(self._checkpoint, fp8.Fp8Checkpoint) else {}
 
     def read_config(self, dtype: str, max_context_tokens: int | None) -> ModelConfig:
         """Raises: InvalidSpec if a key is missing or asks for what the decoder does not compute."""
-        for key, value in _REQUIRED.items():
-            if self._config.get(key, value) != value:
-                raise unsupported(key, self._config[key], str(value))
-        heads, hidden = self._number("num_attention_heads"), self._number("hidden_size")
-        head_dim = self._number("head_dim", hidden // heads)
-        scaling = self._config.get("rope_parameters") or self._config.get("rope_scaling")
-        theta = float((scaling or {}).get("rope_theta", self._config.get("rope_theta", 10000.0)))
-        tied = bool(self._config.get("tie_word_embeddings", False))
+        values = ConfigValues(self._config, self.location)
+        values.require(_REQUIRED)
+        family = ARCHITECTURES[self._architecture]
+        heads, hidden = values.whole("num_attention_heads"), values.whole("hidden_size")
+        if family.is_latent:
+            head_dim, rope_dim = deepseek.read_query_head_dim(values), deepseek.read_rope_dim(values)
+        else:
+            head_dim = rope_dim = values.whole("head_dim", hidden // heads)
+        given = self._config.get("rope_parameters") or self._config.get("rope_scaling")
+        theta = float((given or {}).get("rope_theta", self._config.get("rope_theta", 10000.0)))
+        scaling = rope.read_scaling(given, theta, rope_dim)
+        context_tokens = limit_context(values.whole("max_position_embeddings"), max_context_tokens)
+        self._refuse_windows(values, context_tokens)
         return ModelConfig(
             architecture=self._architecture,
-            num_layers=self._number("num_hidden_layers"),
+            num_layers=values.whole("num_hidden_layers"),
             hidden_size=hidden,
             num_heads=heads,
-            num_kv_heads=self._number("num_key_value_heads", heads),
+            num_kv_heads=values.whole("num_key_value_heads", heads),
             head_dim=head_dim,
-            intermediate_size=self._number("intermediate_size"),
-            vocab_size=self._number("vocab_size"),
+            intermediate_size=values.whole("intermediate_size"),
+            vocab_size=values.whole("vocab_size"),
             rms_norm_eps=float(self._config.get("rms_norm_eps", 1e-6)),
             rope_theta=theta,
-            rope_divisors=rope.divisors(scaling, theta, head_dim),
-            tied_embeddings=tied,
-            max_context_tokens=limit_context(self._number("max_position_embeddings"), max_context_tokens),
+            rope_divisors=scaling.divisors,
+            tied_embeddings=bool(self._config.get("tie_word_embeddings", False)),
+            max_context_tokens=context_tokens,
             eos_token_ids=self._eos_token_ids(),
             bos_token_id=self._config.get("bos_token_id"),
             dtype=dtype,
+            rope_magnitude=scaling.magnitude,
+            qkv_bias=family.qkv_bias,
+            qk_norm=family.qk_norm,
+            latent=deepseek.read_latent(values, scaling) if family.is_latent else None,
+            experts=deepseek.read_experts(values) if family.is_latent else None,
         )
+
+    def _refuse_windows(self, values: ConfigValues, context_tokens: int) -> None:
+        """A window as wide as the context hides nothing.
+
+        Raises: InvalidSpec for a narrower one.
+        """
+        if not values.get("use_sliding_window", ARCHITECTURES[self._architecture].is_windowed):
+            return
+        window_tokens = values.whole("sliding_window", context_tokens)
+        if window_tokens < context_tokens:
+            allowed = f"none, or spec.model.maxContextTokens of at most {window_tokens}"
+            raise unsupported("sliding_window", window_tokens, allowed)
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -99,14 +137,13 @@ class HuggingFaceModel:
             return []
         return sorted({int(token) for token in (found if isinstance(found, list) else [found])})
 
-    def _number(self, key: str, default: int | None = None) -> int:
-        value = self._config.get(key)
-        value = default if value is None else value
-        if not isinstance(value, int) or value < 1:
-            raise InvalidSpec(
-                "spec.model.uri", f"{self.location}/config.json with {key} {value!r}", "a whole number from 1"
-            )
-        return value
+
+def _open_checkpoint(directory: Path, scheme: fp8.Scheme | None) -> Checkpoint:
+    stored = SafetensorsCheckpoint(find_files(directory), str(directory))
+    if scheme is not None:
+        return fp8.Fp8Checkpoint(stored, scheme)
+    fp8.require_no_fp8(stored)
+    return stored
 
 
 def _read_json(path: Path) -> dict[str, Any]:

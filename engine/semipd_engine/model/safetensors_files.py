@@ -1,4 +1,4 @@
-"""Reads safetensors files with numpy: the library's own numpy reader has no bf16.
+"""Reads safetensors files with numpy: the library's own numpy reader has no bf16 and no FP8.
 
 Source: https://github.com/huggingface/safetensors, section "Format".
 """
@@ -7,17 +7,24 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from semipd_core.errors import InvalidSpec
-from semipd_engine.model.dtypes import widen_bf16
+from semipd_engine.model.dtypes import widen_bf16, widen_e4m3
 from semipd_engine.model.weights import Array
 
-_TYPES: Mapping[str, type[np.generic]] = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+_TYPES: Mapping[str, type[np.generic]] = {
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": np.uint16,
+    "F8_E4M3": np.uint8,
+}
+_WIDENED: Mapping[str, Callable[[Any], Array]] = {"BF16": widen_bf16, "F8_E4M3": widen_e4m3}
 _HEADER_BYTES_MAX = 100_000_000  # of the format
 
 
@@ -30,30 +37,44 @@ class SafetensorsCheckpoint:
         self._tensors: dict[str, _Tensor] = {}
         for path in paths:
             self._tensors |= _read_header(path)
+        # Kept: a mixture of experts has tens of thousands of tensors.
+        self._shapes = {name: tensor.shape for name, tensor in self._tensors.items()}
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        return {name: tensor.shape for name, tensor in self._tensors.items()}
+        return self._shapes
+
+    def names_of_type(self, dtype: str) -> list[str]:
+        return [name for name, tensor in self._tensors.items() if tensor.dtype == dtype]
 
     def read(self, name: str) -> Array:
+        """FP8 codes as the numbers that they are, without any scale."""
         return self._tensors[name].read()
+
+    def read_codes(self, name: str) -> npt.NDArray[Any]:
+        """As stored, bits of bf16 and FP8 as whole numbers."""
+        return self._tensors[name].read_codes()
 
 
 class _Tensor:
     def __init__(self, path: Path, dtype: str, shape: tuple[int, ...], offset: int) -> None:
         self._path = path
-        self._dtype = dtype
+        self.dtype = dtype
         self.shape = shape
         self._offset = offset
 
     def read(self) -> Array:
-        if self._dtype not in _TYPES:
+        values = self.read_codes()
+        widen = _WIDENED.get(self.dtype)
+        return values.astype(np.float32, copy=False) if widen is None else widen(values)
+
+    def read_codes(self) -> npt.NDArray[Any]:
+        if self.dtype not in _TYPES:
             raise InvalidSpec(
-                "spec.model.uri", f"{self._path} with weights of type {self._dtype}", ", ".join(_TYPES)
+                "spec.model.uri", f"{self._path} with weights of type {self.dtype}", ", ".join(_TYPES)
             )
         count = math.prod(self.shape)
-        values = np.fromfile(self._path, _TYPES[self._dtype], count, offset=self._offset).reshape(self.shape)
-        return widen_bf16(values) if self._dtype == "BF16" else values.astype(np.float32, copy=False)
+        return np.fromfile(self._path, _TYPES[self.dtype], count, offset=self._offset).reshape(self.shape)
 
 
 def find_files(directory: Path) -> list[Path]:

