@@ -172,7 +172,10 @@ def test_sigterm_ends_it_with_0_and_takes_the_socket_away(config: EngineConfig) 
         pytest.param(
             {"max_context_tokens": 4096}, "spec.model.maxContextTokens", id="context beyond the model"
         ),
-        pytest.param({"dtype": "FP8"}, "spec.model.dtype", id="a type that a CPU does not have"),
+        pytest.param({"dtype": "FP8"}, "spec.model.dtype", id="FP8 of weights that are not"),
+        pytest.param(
+            {"num_ranks": 3}, "spec.resources.gpusPerEngine", id="ranks that do not divide the model"
+        ),
     ],
 )
 def test_what_the_user_must_change_ends_it_with_2_and_a_reason(

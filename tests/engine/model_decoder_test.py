@@ -13,7 +13,7 @@ from tiny_llama import write_tiny_llama
 
 from semipd_engine.model.executor import Executor
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 TIE = 1e-3  # a smaller gap between the two best logits is decided by the order of summation
 PROMPTS = [[5], list(range(10, 27)), [7, 300, 42] * 20]
@@ -24,14 +24,6 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def generate(executor: Executor, prompt: list[int], num_tokens: int) -> list[int]:

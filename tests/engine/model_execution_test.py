@@ -9,6 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from local_engine import FreeTurns, Request, attach_locally, build_engine_config, build_plan
+from tiny_family import V2, write_tiny_family
 
 from semipd_core import messages
 from semipd_engine.model.batch import GROUP_WASTE_MAX, group_by_length
@@ -22,10 +23,13 @@ BLOCKS_EACH = 8
 WITH_LOGPROB = messages.Sampling(logprob=True)
 
 
-@pytest.fixture(scope="module")
-def executor(tmp_path_factory, tiny_llama_dir: Path) -> Executor:
+@pytest.fixture(scope="module", params=["Llama", "DeepSeek-V2"])
+def executor(request: pytest.FixtureRequest, tmp_path_factory, tiny_llama_dir: Path) -> Executor:
     torch.set_num_threads(1)
-    config = build_engine_config(tmp_path_factory.mktemp("engine"), f"file://{tiny_llama_dir}")
+    directory = tmp_path_factory.mktemp("engine")
+    is_llama = request.param == "Llama"
+    model = tiny_llama_dir if is_llama else write_tiny_family(directory / "model", "deepseek_v2", **V2)
+    config = build_engine_config(directory, f"file://{model}")
     return Executor.build(config, attach_locally(config))
 
 

@@ -60,6 +60,7 @@ def test_rounding_to_bf16_is_that_of_torch(values: list[float]) -> None:
         pytest.param("Auto", "amx_bf16 amx_tile", "BF16", id="auto with AMX"),
         pytest.param("BF16", "avx2", "BF16", id="a wish is followed"),
         pytest.param("FP32", "amx_bf16", "FP32", id="a wish for fp32 too"),
+        pytest.param("FP8", "amx_bf16", "BF16", id="weights in FP8 are computed as with auto"),
     ],
 )
 def test_dtype(wanted: str, flags: str, expected: str) -> None:
@@ -68,4 +69,4 @@ def test_dtype(wanted: str, flags: str, expected: str) -> None:
 
 def test_an_unknown_dtype_is_refused() -> None:
     with pytest.raises(InvalidSpec, match=r"spec\.model\.dtype"):
-        resolve_dtype("FP8", frozenset())
+        resolve_dtype("INT4", frozenset())

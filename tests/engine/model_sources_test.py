@@ -146,9 +146,14 @@ def drop_tensor(directory: Path, name: str) -> None:
             lambda d: edit_config(d, hidden_act="gelu"), ["hidden_act", "silu"], id="another activation"
         ),
         pytest.param(
-            lambda d: edit_config(d, rope_scaling={"rope_type": "yarn", "factor": 4.0}),
-            ["yarn", "llama3"],
+            lambda d: edit_config(d, rope_scaling={"rope_type": "longrope", "factor": 4.0}),
+            ["longrope", "llama3"],
             id="unsupported rope scaling",
+        ),
+        pytest.param(
+            lambda d: edit_config(d, rope_scaling={"rope_type": "yarn", "factor": 4.0}),
+            ["yarn", "numbers"],
+            id="a yarn that does not say from where it stretches",
         ),
         pytest.param(
             lambda d: edit_config(d, rope_scaling={"rope_type": "llama3"}),

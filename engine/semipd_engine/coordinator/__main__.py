@@ -11,10 +11,13 @@ from pathlib import Path
 import msgspec
 
 from semipd_core.engine.coordinator import Coordinator, CoordinatorConfig
+from semipd_core.engine.split_choice import SplitSettings
 from semipd_core.engine_config import EngineConfig
+from semipd_core.latency.share_curve import ASSUMED_GPU_CURVES
+from semipd_core.partition import Isolation
 from semipd_engine.coordinator.process import CoordinatorProcess
 from semipd_engine.lane.arbiter import ControlPage
-from semipd_engine.memory.client import attach
+from semipd_engine.memory.client import attach_control
 from semipd_engine.memory.manifest import Manifest
 from semipd_shell import agent_watch, channel, log
 
@@ -34,7 +37,18 @@ def build_config(config: EngineConfig, manifest: Manifest) -> CoordinatorConfig:
         run_ahead=config.run_ahead,
         prefix_cache=config.prefix_cache,
         num_slots=config.num_slots,
+        step_split=build_step_split(config),
     )
+
+
+def build_step_split(config: EngineConfig) -> SplitSettings | None:
+    """Only green contexts, and what stands in for them, change shares between two steps."""
+    if config.isolation is not Isolation.GREEN_CONTEXT:
+        return None
+    if config.device == "CUDA":
+        curves = config.curves or ASSUMED_GPU_CURVES
+        return SplitSettings.of(config.slo, curves, takes_turns=False, learns_curves=config.curves is None)
+    return SplitSettings.of(config.slo)
 
 
 def main() -> int:
@@ -42,11 +56,11 @@ def main() -> int:
     parser.add_argument("--config", required=True, type=Path)
     config = msgspec.json.decode(parser.parse_args().config.read_bytes(), type=EngineConfig)
     log.configure(f"{config.engine_id}-coordinator")
-    attachment = attach(config.memory_socket)
+    manifest, control = attach_control(config.memory_socket)
     process = CoordinatorProcess(
-        Coordinator(build_config(config, attachment.manifest)),
+        Coordinator(build_config(config, manifest)),
         channel.listen(config.coordinator_socket),
-        ControlPage(attachment.control),
+        ControlPage(control),
         config.isolation,
         agent_watch.OrphanWatch(config.agent_lock),
     )
@@ -56,7 +70,7 @@ def main() -> int:
 
     signal.signal(signal.SIGTERM, stop)
     started_s = time.monotonic()
-    log.logger(__name__).info("coordinator ready", num_blocks=attachment.manifest.num_blocks)
+    log.logger(__name__).info("coordinator ready", num_blocks=manifest.num_blocks)
     process.serve()
     Path(config.coordinator_socket).unlink(missing_ok=True)
     log.logger(__name__).info("coordinator stopped", seconds=round(time.monotonic() - started_s, 1))

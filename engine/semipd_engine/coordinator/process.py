@@ -15,7 +15,7 @@ import msgspec
 from semipd_core import messages
 from semipd_core.engine import coordinator as core
 from semipd_core.engine.coordinator import Coordinator
-from semipd_core.partition import Isolation, Role
+from semipd_core.partition import Band, Isolation, Role
 from semipd_core.telemetry import CoordinatorReport, EngineUsage
 from semipd_engine.coordinator.peers import Peer, Peers, send
 from semipd_engine.lane.arbiter import ControlPage
@@ -65,9 +65,9 @@ class CoordinatorProcess:
         decode_percent = self._control.cap_percent(Role.DECODE) or 100
         self._set_caps(prefill_percent, decode_percent)
 
-    def _set_caps(self, prefill_percent: int, decode_percent: int) -> None:
-        self._control.set_caps(prefill_percent, decode_percent)
-        self._decider.set_caps(prefill_percent, decode_percent)
+    def _set_caps(self, prefill_percent: int, decode_percent: int, band: Band | None = None) -> None:
+        split = self._decider.set_caps(prefill_percent, decode_percent, band)
+        self._control.set_caps(split.prefill_percent, split.decode_percent)
 
     def _accept(self) -> None:
         connection, _ = self._listener.accept()
@@ -104,7 +104,7 @@ class CoordinatorProcess:
             case messages.GetUsage():
                 send(peer, messages.Usage(usage=_usage(self._report())))
             case messages.SetCaps():
-                self._set_caps(message.prefill_percent, message.decode_percent)
+                self._set_caps(message.prefill_percent, message.decode_percent, message.band)
                 send(peer, messages.State(report=self._report()))
             case messages.Submit():
                 failpoints.reach("coordinator.submit_received")
@@ -153,8 +153,11 @@ class CoordinatorProcess:
         self._said_ready = self._decider.is_ready
         send(self._peers.front_end(), messages.Readiness(ready=self._said_ready))
 
-    def _apply(self, effect: core.ToAgent | core.ToLane) -> None:
+    def _apply(self, effect: core.ToAgent | core.ToLane | core.SetSplit) -> None:
         match effect:
+            case core.SetSplit(choice=choice):
+                self._control.set_caps(choice.split.prefill_percent, choice.split.decode_percent)
+                self._log.debug("split", choice=choice.message)
             case core.ToAgent(message=message):
                 self._log.info("lane event", event_kind=type(message).__name__, lane_id=message.lane_id)
                 send(self._peers.agent(), message)

@@ -1,0 +1,123 @@
+"""The lane that has both roles: one process, one thread that launches, a connection to the coordinator for each role.
+
+To the coordinator these are two lanes that happen to die together. A prompt is computed in slices; between two slices, and while
+a slice must wait, decode plans that have come are launched and finished ones are told. Ends as a lane with one role does: by
+`Stop` on either connection, the coordinator's end, or SIGTERM; the steps in hand are finished first.
+"""
+
+from __future__ import annotations
+
+import selectors
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+import structlog
+
+from semipd_core import messages
+from semipd_core.partition import Role
+from semipd_engine.lane.duplex_steps import DecodeSteps, Finished, PrefillSteps
+from semipd_engine.lane.plan_exchange import plan_of, reach_poison, send_result
+from semipd_shell import log
+
+_T = TypeVar("_T")
+IDLE_TICK_S = 1.0
+BUSY_TICK_S = 0.0001  # while the device has decode steps whose results are due
+
+
+class PlanChannel(Protocol):
+    """As `semipd_shell.channel.Channel`."""
+
+    def fileno(self) -> int: ...
+
+    def has_message(self, timeout_s: float = 0.0) -> bool: ...
+
+    def receive(self) -> messages.AnyMessage: ...
+
+    def send(self, message: messages.Message) -> None: ...
+
+
+class DuplexLane:
+    """`lane_ids` and `channels`: of each role, said hello on. `stop` may be called by a signal handler."""
+
+    def __init__(
+        self,
+        lane_ids: dict[Role, str],
+        channels: dict[Role, PlanChannel],
+        prefill: PrefillSteps,
+        decode: DecodeSteps,
+    ) -> None:
+        self._lane_ids = lane_ids
+        self._channels = channels
+        self._prefill = prefill
+        self._decode = decode
+        self._plans: dict[Role, deque[messages.StepPlan]] = {role: deque() for role in lane_ids}
+        self._selector = selectors.SelectSelector()  # epoll and poll know no time below 1 ms
+        for role, channel in channels.items():
+            self._selector.register(channel.fileno(), selectors.EVENT_READ, role)
+        self._stopping = False
+        self._log = log.logger(__name__)
+
+    def stop(self) -> None:
+        self._stopping = True
+
+    def serve(self) -> None:
+        """Until told to stop or the coordinator is gone; nothing is in flight then."""
+        try:
+            while not self._stopping:
+                self._receive(0.0 if self._plans[Role.PREFILL] else self._decode_tick_s())
+                self._serve_decode()
+                if self._plans[Role.PREFILL] and not self._stopping:
+                    self._run_prefill(self._plans[Role.PREFILL].popleft())
+            self._tell_decode(self._decode.finished(wait=True))
+        except (EOFError, OSError):
+            self._log.info("coordinator gone")
+            self._decode.finished(wait=True)
+
+    def _decode_tick_s(self) -> float:
+        """How soon decode may have something to do without a message."""
+        if self._decode.in_flight:
+            return BUSY_TICK_S
+        return min(IDLE_TICK_S, self._decode.delay_s()) if self._plans[Role.DECODE] else IDLE_TICK_S
+
+    def _receive(self, timeout_s: float) -> None:
+        """What has come on either connection; waits for it up to `timeout_s`. Raises: EOFError."""
+        for key, _ in self._selector.select(timeout_s):
+            channel = self._channels[key.data]
+            while channel.has_message():
+                self._take(key.data, channel.receive())
+
+    def _take(self, role: Role, message: messages.AnyMessage) -> None:
+        plan = plan_of(message)
+        if plan is None:
+            self._stopping = True
+        else:
+            self._plans[role].append(plan)
+
+    def _between_slices(self, wait_s: float) -> None:
+        self._receive(min(wait_s, self._decode_tick_s()))
+        self._serve_decode()
+
+    def _serve_decode(self) -> None:
+        plans = self._plans[Role.DECODE]
+        self._tell_decode(self._decode.finished())
+        while plans and not self._stopping and not self._decode.delay_s():
+            self._with_log(plans.popleft(), self._decode.launch)
+            self._tell_decode(self._decode.finished())
+
+    def _run_prefill(self, plan: messages.StepPlan) -> None:
+        done = self._with_log(plan, lambda plan: self._prefill.run(plan, self._between_slices))
+        self._tell(Role.PREFILL, done)
+
+    @staticmethod
+    def _with_log(plan: messages.StepPlan, step: Callable[[messages.StepPlan], _T]) -> _T:
+        reach_poison(plan)
+        with structlog.contextvars.bound_contextvars(request_ids=plan.request_ids):
+            return step(plan)
+
+    def _tell_decode(self, done: Sequence[Finished]) -> None:
+        for step in done:
+            self._tell(Role.DECODE, step)
+
+    def _tell(self, role: Role, done: Finished) -> None:
+        send_result(self._channels[role], done.result(self._lane_ids[role]), self._log, role=role)

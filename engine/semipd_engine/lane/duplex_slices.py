@@ -1,0 +1,159 @@
+"""Both roles on a GPU from one thread: a prompt is launched some layers at a time, decode steps between, each on its own stream.
+
+The executors are those of the lanes with one role (`start`, `advance`, `is_done`, `outcome`). What is launched runs on by itself,
+and launching takes the thread that decode needs too: a chunk is launched as the device gets on with it, at most SLICES_AHEAD
+slices ahead, so that a decode plan waits for the launch of one slice and its split may change soon.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from semipd_core import messages
+from semipd_core.sm_splits import SmSplit
+from semipd_engine.lane.duplex_steps import Finished
+
+SLICE_TOKENS = 65536  # tokens times layers of one slice
+SLICES_AHEAD = 2
+POLL_S = 0.0001  # between two looks at the device
+
+
+class Outcome(Protocol):
+    @property
+    def tokens(self) -> list[int | None]: ...
+
+    @property
+    def logprobs(self) -> list[float | None]: ...
+
+    @property
+    def compute_ns(self) -> int: ...
+
+
+class SlicedStep(Protocol):
+    """A step under way. `advance` only launches; the last call launches the tokens' way back too."""
+
+    @property
+    def layers_left(self) -> int: ...
+
+    def advance(self, layers: int) -> object: ...
+
+    def is_done(self) -> bool: ...
+
+    def outcome(self) -> Outcome:
+        """Waits for the device."""
+
+
+class SlicedExecutor(Protocol):
+    def start(self, plan: messages.StepPlan) -> SlicedStep: ...
+
+
+class Mark(Protocol):
+    """A place in a stream: whether the device has passed it."""
+
+    def is_done(self) -> bool: ...
+
+
+class Streams(Protocol):
+    """One role's streams, a stream for each split."""
+
+    def select(self, split: SmSplit | None) -> None:
+        """What is launched from here on runs on the stream of `split`, after what was launched before."""
+
+    def mark(self) -> Mark: ...
+
+
+def slice_layers(num_tokens: int, layers_left: int) -> int:
+    """Layers of the next slice: long chunks by the layer, short ones whole.
+
+    Source: SGLang `--enable-pdmux` (split forward of 65,536 tokens times layers).
+    """
+    return min(max(1, SLICE_TOKENS // max(1, num_tokens)), layers_left)
+
+
+class SlicedPrefill:
+    def __init__(
+        self,
+        executor: SlicedExecutor,
+        streams: Streams,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._executor = executor
+        self._streams = streams
+        self._clock_ns = clock_ns
+
+    def run(self, plan: messages.StepPlan, between: Callable[[float], None]) -> Finished:
+        started_ns = self._clock_ns()
+        self._streams.select(plan.split)
+        step = self._executor.start(plan)
+        num_tokens = sum(row.num_tokens for row in plan.rows)
+        marks: deque[Mark] = deque()
+        while step.layers_left:
+            between(0.0)
+            step.advance(slice_layers(num_tokens, step.layers_left))
+            marks.append(self._streams.mark())
+            while step.layers_left and len(marks) >= SLICES_AHEAD:
+                if marks[0].is_done():
+                    marks.popleft()
+                else:
+                    between(POLL_S)
+        while not step.is_done():
+            between(POLL_S)
+        outcome = step.outcome()
+        return _finished(plan, outcome, started_ns, self._clock_ns())
+
+
+class LaunchedDecode:
+    """Steps run one after the other, as launched."""
+
+    def __init__(
+        self,
+        executor: SlicedExecutor,
+        streams: Streams,
+        depth: int,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        """depth: steps in flight at most."""
+        self._executor = executor
+        self._streams = streams
+        self._depth = depth
+        self._clock_ns = clock_ns
+        self._launched: deque[tuple[messages.StepPlan, SlicedStep, int]] = deque()
+        self._finished_ns = 0
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._launched)
+
+    def delay_s(self) -> float:
+        return POLL_S if len(self._launched) >= self._depth else 0.0
+
+    def launch(self, plan: messages.StepPlan) -> None:
+        started_ns = self._clock_ns()
+        self._streams.select(plan.split)
+        step = self._executor.start(plan)
+        step.advance(step.layers_left)
+        self._launched.append((plan, step, started_ns))
+
+    def finished(self, *, wait: bool = False) -> Sequence[Finished]:
+        done = []
+        while self._launched and (wait or self._launched[0][1].is_done()):
+            plan, step, launched_ns = self._launched.popleft()
+            outcome = step.outcome()
+            started_ns = max(launched_ns, self._finished_ns)
+            self._finished_ns = self._clock_ns()
+            done.append(_finished(plan, outcome, started_ns, self._finished_ns))
+        return done
+
+
+def _finished(plan: messages.StepPlan, outcome: Outcome, started_ns: int, finished_ns: int) -> Finished:
+    return Finished(
+        plan=plan,
+        tokens=outcome.tokens,
+        logprobs=outcome.logprobs,
+        started_ns=started_ns,
+        finished_ns=finished_ns,
+        compute_ns=outcome.compute_ns,
+    )
