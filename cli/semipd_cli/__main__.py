@@ -45,6 +45,11 @@ COMMANDS = (
     ),
     Command(name="demo", module="semipd_cli.demo", summary="serve, replay a trace and report"),
     Command(name="pod", module="semipd_cli.pod", summary="serve inside an engine pod"),
+    Command(name="doctor", module="semipd_cli.doctor", summary="look at this machine's GPUs, driver and MPS"),
+    Command(name="profile", module="semipd_cli.profile", summary="measure step times on this device"),
+    Command(
+        name="simulate", module="semipd_cli.simulate", summary="try splits on a profile, without a device"
+    ),
     Command(name="bench", module="semipd_cli.bench", summary="measure shares, switches and peers"),
 )
 

@@ -19,8 +19,10 @@ from semipd_core.agent_config import KubernetesSettings
 from semipd_core.api import codec
 from semipd_core.api.service import SemiPDService
 from semipd_core.errors import InvalidSpec
+from semipd_core.partition import Isolation
 
 SERVICE_VARIABLE, NAME_VARIABLE, NAMESPACE_VARIABLE = "SEMIPD_SERVICE", "POD_NAME", "POD_NAMESPACE"
+ISOLATIONS_VARIABLE = "SEMIPD_ISOLATIONS"
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -40,6 +42,7 @@ def run(args: argparse.Namespace, agent_command: Sequence[str] = AGENT_COMMAND) 
         host="0.0.0.0",
         port=args.port,
         kubernetes=read_kubernetes(os.environ, args.agent_port),
+        isolations=read_isolations(os.environ),
     )
     os.environ.setdefault(LOG_FILE_VARIABLE, f"/proc/{os.getpid()}/fd/1")
     return serve_config(
@@ -69,6 +72,17 @@ def read_kubernetes(environment: Mapping[str, str], agent_port: int) -> Kubernet
         name=_variable(environment, NAME_VARIABLE),
         agent_port=agent_port,
     )
+
+
+def read_isolations(environment: Mapping[str, str]) -> tuple[Isolation, ...]:
+    """Among which `Auto` chooses: all, where the class says nothing else. Raises: InvalidSpec."""
+    given = environment.get(ISOLATIONS_VARIABLE)
+    if given is None:
+        return tuple(Isolation)
+    try:
+        return tuple(Isolation(name) for name in given.split(","))
+    except ValueError:
+        raise InvalidSpec(ISOLATIONS_VARIABLE, given, f"some of {','.join(Isolation)}, with commas") from None
 
 
 def _variable(environment: Mapping[str, str], name: str) -> str:

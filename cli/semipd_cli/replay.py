@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -24,12 +23,11 @@ from semipd_bench.service import read_vocabulary
 from semipd_bench.summary import Setup, summarise
 from semipd_bench.trace import Limits, read_trace, scale
 from semipd_cli import run_directory
-from semipd_cli.arguments import integer
+from semipd_cli.arguments import factor, integer
 from semipd_core.agent_config import AgentConfig
 from semipd_core.errors import InvalidSpec, NotReadyYet
 from semipd_core.telemetry import SloTargets
 
-FACTOR_MIN, FACTOR_MAX = 0.001, 100.0
 # For a service that is known by its URL alone.
 ELSEWHERE = SloTargets(ttft_percentile=90, ttft_ms=2000, tpot_percentile=90, tpot_ms=250)
 
@@ -42,7 +40,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     for flag, what in (("--length-factor", "all lengths"), ("--rate-factor", "the number of requests")):
         parser.add_argument(
             flag,
-            type=_factor(flag),
+            type=factor(flag),
             default=1.0,
             metavar="FACTOR",
             help=f"scales {what} (default: %(default)s)",
@@ -57,19 +55,6 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="with --url: token ids that the model has (default: %(default)s)",
     )
     parser.add_argument("--out", default="out", metavar="DIR", help="for the report (default: %(default)s)")
-
-
-def _factor(flag: str) -> Callable[[str], float]:
-    def convert(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = 0.0
-        if not FACTOR_MIN <= value <= FACTOR_MAX:
-            raise InvalidSpec(flag, text, f"a number {FACTOR_MIN:g}..{FACTOR_MAX:g}")
-        return value
-
-    return convert
 
 
 def run(args: argparse.Namespace) -> int:

@@ -66,7 +66,7 @@ def _process_rows(status: AgentStatus) -> Iterator[Sequence[str]]:
 
 def _process_cells(process: ProcessStatus, kv: str) -> Sequence[str]:
     return (
-        process.role,
+        f"{process.role} (standby)" if process.standby else process.role,
         str(process.pid),
         _percent(process.requested_percent),
         _percent(process.granted_percent),

@@ -21,6 +21,7 @@ from semipd_cli import run_directory
 from semipd_cli.arguments import integer, seconds
 from semipd_cli.device import detect_device
 from semipd_cli.init.serve import Job, serve
+from semipd_cli.profile_subject import read_profile
 from semipd_cli.service_config import build_agent_config
 from semipd_cli.service_file import read_service
 from semipd_cli.settings import read_settings
@@ -50,6 +51,11 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="SECONDS",
         help="between two looks of the cluster loop (default: %(default)s)",
     )
+    parser.add_argument(
+        "--profile",
+        metavar="FILE",
+        help="of `semipd profile`: the loops start from it instead of from nothing",
+    )
     parser.add_argument("--keep-run-dir", action="store_true", help="leave the logs behind")
 
 
@@ -63,6 +69,8 @@ def run(args: argparse.Namespace, agent_command: Sequence[str] = AGENT_COMMAND) 
     config = build_agent_config(
         service, read_settings(), present=detect_device(), host=args.host, port=args.port
     )
+    if args.profile is not None:
+        config = msgspec.structs.replace(config, profile=read_profile(args.profile, config))
     initial_state(ClusterConfig.of(config))  # refuses bounds without a legal split
     check_port(args.host, args.port)
     root = run_directory.roots(os.environ)[0]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
+from semipd_core.engine_config import AttentionKernels
 from semipd_core.partition import Isolation
+from semipd_core.profile.format import Profile
 from semipd_core.telemetry import SloTargets, Wire
 
 ENDPOINT_LAG_S = 5  # until everybody's endpoints are without a pod that is not ready
+AS_ASKED, PROBE_PASSED = "AsAsked", "ProbePassed"  # reasons of an `IsolationStatus`
 
 
 class PartitionSettings(Wire, frozen=True, kw_only=True):
@@ -16,6 +19,8 @@ class PartitionSettings(Wire, frozen=True, kw_only=True):
     mode: str  # "Auto", "Advisory", "Static"
     policy: str  # "ModelPredictive", "SLOFeedback", "Static"
     isolation: Isolation
+    # What an agent on CUDA takes, the first that can be had, where its probe at start refuses `isolation`; empty: nothing else.
+    fallbacks: tuple[Isolation, ...] = ()
     initial_prefill_percent: int
     initial_decode_percent: int
     prefill_min_percent: int
@@ -24,6 +29,11 @@ class PartitionSettings(Wire, frozen=True, kw_only=True):
     decode_max_percent: int
     cooldown_seconds: int
 
+    @property
+    def has_fallen_back(self) -> bool:
+        """Of the settings in force: `isolation` is not what was asked for first."""
+        return self.isolation in self.fallbacks
+
 
 class KubernetesSettings(Wire, frozen=True, kw_only=True):
     """The agent's SemiPDPartition, which has its pod's name, and where the agent's readings are served."""
@@ -31,6 +41,13 @@ class KubernetesSettings(Wire, frozen=True, kw_only=True):
     namespace: str
     name: str
     agent_port: int
+
+
+class StandbySettings(Wire, frozen=True, kw_only=True):
+    """Lanes kept warm at other shares than those in force, of each engine (MPS)."""
+
+    lanes_max: int = 0  # 0: a lane that was replaced ends
+    max_age_s: float = 900.0  # one that nobody came back to for so long ends
 
 
 class AgentConfig(Wire, frozen=True, kw_only=True):
@@ -43,7 +60,7 @@ class AgentConfig(Wire, frozen=True, kw_only=True):
     port: int
     model_uri: str
     served_name: str
-    dtype: str  # "Auto", "BF16", "FP32"
+    dtype: str  # "Auto", "BF16", "FP32", "FP8"
     max_context_tokens: int | None
     kv_bytes: int | None  # per engine; None: chosen by the memory server
     block_tokens: int
@@ -60,7 +77,11 @@ class AgentConfig(Wire, frozen=True, kw_only=True):
     drain_timeout_seconds: int
     slo: SloTargets
     partition: PartitionSettings
+    profile: Profile | None = None  # of this device and model; None: the loops learn from the first requests
     kubernetes: KubernetesSettings | None = None  # None: wishes come by file and HTTP alone
+    attention_kernels: AttentionKernels = AttentionKernels.AUTO  # on CUDA
+    num_ranks: int = 1  # of each lane: the tensor-parallel size
+    standby: StandbySettings = StandbySettings()
 
     @property
     def drain_lag_s(self) -> float:
@@ -105,6 +126,7 @@ class ProcessStatus(Wire, frozen=True, kw_only=True):
     requested_percent: int | None = None  # lanes only
     granted_percent: int | None = None
     restarts: int = 0
+    standby: bool = False  # a lane that waits, warm, without work
 
 
 class SwitchStatus(Wire, frozen=True, kw_only=True):
@@ -118,6 +140,9 @@ class SwitchStatus(Wire, frozen=True, kw_only=True):
     message: str
     seconds: float | None  # wish to effect; None while under way
     outcome: str  # "Switching", "Done", "RolledBack"
+    form: str | None = (
+        None  # `semipd_core.repartition.SwitchForm`; None while it is not effective, or not known
+    )
 
 
 class EngineStatus(Wire, frozen=True, kw_only=True):
@@ -146,6 +171,21 @@ class DecisionStatus(Wire, frozen=True, kw_only=True):
     message: str
 
 
+class FaultStatus(Wire, frozen=True, kw_only=True):
+    """What is wrong in the pod. `reason`: one CamelCase word, `semipd_agent.faults.FaultReason`."""
+
+    reason: str
+    message: str
+
+
+class IsolationStatus(Wire, frozen=True, kw_only=True):
+    """The isolation in force. `reason`: one CamelCase word, `AS_ASKED`, `PROBE_PASSED`, or why it is not the first choice."""
+
+    isolation: Isolation
+    reason: str
+    message: str
+
+
 class AgentStatus(Wire, frozen=True, kw_only=True):
     service: str
     url: str
@@ -160,3 +200,5 @@ class AgentStatus(Wire, frozen=True, kw_only=True):
     attainment_permille: int | None  # None: idle or no data
     started_s: float = msgspec.field(default=0.0)
     problems: list[str] = msgspec.field(default_factory=list)  # what the agent could not do and tries again
+    faults: list[FaultStatus] = msgspec.field(default_factory=list)  # the gravest first
+    isolation: IsolationStatus | None = None  # None: an agent that does not choose

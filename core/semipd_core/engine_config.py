@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
-from semipd_core.partition import Isolation
+from enum import StrEnum
+
+from semipd_core.latency.share_curve import RoleCurves
+from semipd_core.partition import Band, Isolation
 from semipd_core.telemetry import SloTargets, Wire
+
+
+class AttentionKernels(StrEnum):
+    """Whose kernels compute attention on a GPU."""
+
+    AUTO = "Auto"
+    TRITON = "Triton"  # the engine's own
+    FLASHINFER = "FlashInfer"
 
 
 class EngineConfig(Wire, frozen=True, kw_only=True):
@@ -15,7 +26,7 @@ class EngineConfig(Wire, frozen=True, kw_only=True):
     zygote_socket: str
     model_uri: str
     served_name: str
-    dtype: str  # "Auto", "BF16", "FP32"
+    dtype: str  # "Auto" (on CUDA: BF16), "BF16", "FP32", "FP8"
     max_context_tokens: int | None  # None: what the model has
     kv_bytes: int | None  # None: chosen by the memory server
     block_tokens: int
@@ -34,6 +45,17 @@ class EngineConfig(Wire, frozen=True, kw_only=True):
     max_queued_requests: int
     slo: SloTargets
     prefix_cache: bool = True
+    duplex_lane: bool = False  # both roles in one lane process, one thread launches (GreenContext on CUDA)
+    bounds: Band | None = None  # of the service's shares: green contexts are made for the splits inside
+    curves: RoleCurves | None = (
+        None  # measured speeds at a share, for the choice of a step's split; None: assumed ones
+    )
+    device: str = "CPU"  # or "CUDA"
+    gpu: str | None = None  # UUID as NVML writes it, or `#` and its number; None: the first that CUDA shows
+    other_gpus: tuple[str, ...] = ()  # of the ranks after the first, on CUDA; as `gpu`
+    mps_pipe_directory: str | None = None  # lanes are clients of the MPS daemon there; None: they are not
+    attention_kernels: AttentionKernels = AttentionKernels.AUTO  # on CUDA
+    num_ranks: int = 1  # processes of each lane, each with its shard of the model: the tensor-parallel size
 
     @property
     def num_slots(self) -> int:
@@ -43,6 +65,13 @@ class EngineConfig(Wire, frozen=True, kw_only=True):
     @property
     def memory_socket(self) -> str:
         return self.directory + "/memory.sock"
+
+    def memory_socket_of(self, rank: int) -> str:
+        """Where a rank of a lane gets its shard of the weights and of the KV cache; the first rank's is `memory_socket`."""
+        return self.memory_socket if rank == 0 else f"{self.directory}/memory-{rank}.sock"
+
+    def gpu_of(self, rank: int) -> str | None:
+        return self.gpu if rank == 0 else self.other_gpus[rank - 1]
 
     @property
     def coordinator_socket(self) -> str:
@@ -62,6 +91,11 @@ class EngineConfig(Wire, frozen=True, kw_only=True):
     def error_file(self) -> str:
         """Where a process that exits with code 2 leaves its `SpecError` as JSON."""
         return self.directory + "/error.json"
+
+    @property
+    def memory_problem_file(self) -> str:
+        """Why the memory server ended, in one line, where it may be started again: waiting can help."""
+        return self.directory + "/memory-problem"
 
 
 class SpecError(Wire, frozen=True, kw_only=True):

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import msgspec
 
-from semipd_core.partition import Role
+from semipd_core.partition import Band, Role
+from semipd_core.sm_splits import SmSplit
 from semipd_core.telemetry import CoordinatorReport, EngineUsage
 
 
@@ -49,6 +50,10 @@ class LaneHello(Message, frozen=True, kw_only=True):
     pid: int
     requested_percent: int
     granted_percent: int  # read back by the lane, not copied from the wish
+    splits: tuple[SmSplit, ...] = ()  # GreenContext on CUDA: those that the lane has made streams for
+    private_bytes: int = (
+        0  # device memory (host memory on a CPU) that its end would free; 0: it does not know
+    )
 
 
 # --- front end <-> coordinator ----------------------------------------------------------------------------------
@@ -143,6 +148,7 @@ class StepPlan(Message, frozen=True, kw_only=True):
     epoch: int
     rows: list[Row]
     request_ids: list[str]  # for the lane's log lines, one per row
+    split: SmSplit | None = None  # GreenContext on CUDA: whose streams the step runs on
 
 
 class StepResult(Message, frozen=True, kw_only=True):
@@ -165,9 +171,13 @@ class Stop(Message, frozen=True, kw_only=True):
 
 
 class Swap(Message, frozen=True, kw_only=True):
-    """Make standby lane `lane_id` the active one of its role at the next step boundary of the active lane."""
+    """Make standby lane `lane_id` the active one of its role at the next step boundary of the active lane.
+
+    That one is told to stop, or with `keeps_old` stands by from there on.
+    """
 
     lane_id: str
+    keeps_old: bool = False
 
 
 class LaneExited(Message, frozen=True, kw_only=True):
@@ -177,10 +187,11 @@ class LaneExited(Message, frozen=True, kw_only=True):
 
 
 class SetCaps(Message, frozen=True, kw_only=True):
-    """GreenContext on CPU: the caps that lanes read at each turn."""
+    """GreenContext: the split wished for, and the band inside which each step may have another. None: no other."""
 
     prefill_percent: int
     decode_percent: int
+    band: Band | None = None
 
 
 class GetState(Message, frozen=True, kw_only=True):
@@ -193,6 +204,7 @@ class LaneAttached(Message, frozen=True, kw_only=True):
     pid: int
     requested_percent: int
     granted_percent: int
+    private_bytes: int = 0
 
 
 class LaneLost(Message, frozen=True, kw_only=True):
@@ -203,10 +215,11 @@ class LaneLost(Message, frozen=True, kw_only=True):
 
 
 class Swapped(Message, frozen=True, kw_only=True):
-    """`lane_id` is active; `old_lane_id` has no step in flight and may be stopped."""
+    """`lane_id` is active; `old_lane_id` has no step in flight: it was told to stop, or stands by."""
 
     lane_id: str
     old_lane_id: str | None
+    is_old_kept: bool = False
 
 
 class State(Message, frozen=True, kw_only=True):

@@ -38,6 +38,14 @@ class Event(StrEnum):
     INVALID = "Invalid"  # a process said that its input is wrong (exit code 2)
 
 
+class SwitchForm(StrEnum):
+    """How a switch came into effect, which is what its duration depends on."""
+
+    COLD = "Cold"  # a lane was started for it
+    WARM = "Warm"  # all its lanes stood by already
+    CAPS = "Caps"  # no lane was replaced
+
+
 class IllegalTransition(AssertionError):
     """The event has no place in the phase."""
 

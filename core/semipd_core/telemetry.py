@@ -71,6 +71,17 @@ class LaneReport(Wire, frozen=True, kw_only=True):
     tokens: int
     busy_us: int  # wall time with a step in flight
     compute_us: int
+    private_bytes: int = 0  # that its end would free; 0: it does not know
+
+
+class SplitUse(Wire, frozen=True, kw_only=True):
+    """Steps of one role at one split that the coordinator chose for them (GreenContext). Cumulative, as in LaneReport."""
+
+    role: Role
+    prefill_percent: int
+    decode_percent: int
+    steps: int
+    busy_us: int
 
 
 class CoordinatorReport(Wire, frozen=True, kw_only=True):
@@ -90,6 +101,9 @@ class CoordinatorReport(Wire, frozen=True, kw_only=True):
     lane_restarts: int
     lanes: list[LaneReport] = msgspec.field(default_factory=list)
     samples: list[StepSample] = msgspec.field(default_factory=list)  # the latest 64 per role
+    splits: list[SplitUse] = msgspec.field(
+        default_factory=list
+    )  # none where steps have no split of their own
 
 
 class EngineUsage(Wire, frozen=True, kw_only=True):

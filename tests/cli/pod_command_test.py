@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from semipd_cli.pod import read_kubernetes, read_service
+from semipd_cli.pod import read_isolations, read_kubernetes, read_service
 from semipd_core.errors import InvalidSpec
+from semipd_core.partition import Isolation
 
 SERVICE = {
     "apiVersion": "semipd.io/v1alpha1",
@@ -45,3 +46,23 @@ def test_the_pod_must_know_its_name(missing: str) -> None:
     with pytest.raises(InvalidSpec) as error:
         read_kubernetes(environment, 8001)
     assert error.value.path == missing
+
+
+@pytest.mark.parametrize(
+    ("environment", "isolations"),
+    [
+        pytest.param({}, tuple(Isolation), id="the class says nothing else"),
+        pytest.param(
+            {"SEMIPD_ISOLATIONS": "MPS,None"}, (Isolation.MPS, Isolation.NONE), id="what the class allows"
+        ),
+    ],
+)
+def test_auto_chooses_among_what_the_environment_names(
+    environment: dict[str, str], isolations: tuple[Isolation, ...]
+) -> None:
+    assert read_isolations(environment) == isolations
+
+
+def test_an_isolation_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(InvalidSpec, match="SEMIPD_ISOLATIONS: got 'MPS,MIG', allowed: some of MPS"):
+        read_isolations({"SEMIPD_ISOLATIONS": "MPS,MIG"})

@@ -9,11 +9,15 @@ import pytest
 
 from semipd_cli.service_config import build_agent_config
 from semipd_cli.settings import EngineSettings, read_settings
-from semipd_core.agent_config import AgentConfig
+from semipd_core.agent_config import AgentConfig, StandbySettings
 from semipd_core.api.codec import decode_service
 from semipd_core.api.fields import Device
+from semipd_core.cluster.state import ClusterConfig
+from semipd_core.engine_config import AttentionKernels
 from semipd_core.errors import InvalidSpec
-from semipd_core.partition import Isolation
+from semipd_core.latency.share_curve import ASSUMED_GPU_CURVES
+from semipd_core.node.loop import NodeConfig
+from semipd_core.partition import Isolation, Role
 
 
 def build(
@@ -45,8 +49,54 @@ def test_a_minimal_service_gets_every_default() -> None:
         10.0,
     )
     assert (config.max_queued_requests, config.drain_timeout_seconds, config.prefix_cache) == (256, 120, True)
+    assert config.standby.lanes_max == 0, "a lane on a CPU is there within a second"
     assert config.partition.isolation is Isolation.MPS
     assert (config.partition.initial_prefill_percent, config.partition.initial_decode_percent) == (80, 100)
+
+
+def test_auto_on_a_gpu_machine_is_cuda_with_steps_that_fill_a_gpu() -> None:
+    config = build({}, present=Device.CUDA)
+    assert config.device == "CUDA"
+    assert (config.block_tokens, config.max_rows, config.run_ahead) == (64, 256, 2)
+    assert (config.prefill_budget_tokens, config.mixed_budget_tokens) == (2048, 512)
+    assert config.standby.lanes_max == 2
+
+
+def test_without_a_profile_a_gpus_loops_start_from_a_curve_for_each_phase() -> None:
+    for config in (ClusterConfig.of(build({}, Device.CUDA)), NodeConfig.of(build({}, Device.CUDA))):
+        assert config.start is not None
+        assert not config.start.steps.takes_turns
+        assert config.start.steps.curve_of(Role.DECODE) == ASSUMED_GPU_CURVES.decode
+        assert config.start.steps.curve_of(Role.PREFILL) == ASSUMED_GPU_CURVES.prefill
+    assert ClusterConfig.of(build({})).start is None, "on a CPU speed is the share"
+
+
+def test_a_size_that_is_set_holds_on_any_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEMIPD_MAX_ROWS", "48")
+    assert build({}).max_rows == build({}, present=Device.CUDA).max_rows == 48
+
+
+def test_attention_kernels_are_asked_for_on_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert build({}, present=Device.CUDA).attention_kernels is AttentionKernels.AUTO
+    monkeypatch.setenv("SEMIPD_ATTENTION_KERNELS", "FlashInfer")
+    assert build({}, present=Device.CUDA).attention_kernels is AttentionKernels.FLASHINFER
+    with pytest.raises(InvalidSpec, match=r"SEMIPD_ATTENTION_KERNELS.*Auto on a CPU"):
+        build({})
+
+
+def test_standby_lanes_are_a_setting_and_none_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEMIPD_STANDBY_LANES", "0")
+    monkeypatch.setenv("SEMIPD_STANDBY_MAX_AGE_S", "60")
+    assert build({}, present=Device.CUDA).standby == StandbySettings(lanes_max=0, max_age_s=60.0)
+    monkeypatch.setenv("SEMIPD_STANDBY_LANES", "-1")
+    with pytest.raises(InvalidSpec, match="SEMIPD_STANDBY_LANES: got '-1'"):
+        read_settings()
+
+
+@pytest.mark.parametrize("present", [Device.CPU, Device.CUDA])
+def test_gpus_per_engine_are_ranks(present: Device) -> None:
+    assert build({}, present).num_ranks == 1
+    assert build({"resources": {"gpusPerEngine": 2}}, present).num_ranks == 2
 
 
 @pytest.mark.parametrize(
@@ -89,20 +139,20 @@ def test_fields_of_the_service_arrive() -> None:
     ("spec", "present", "path", "given", "allowed"),
     [
         pytest.param(
-            {},
-            Device.CUDA,
-            "spec.resources.device",
-            "Auto, which is CUDA",
-            "CPU in this version",
-            id="Auto on a GPU machine",
-        ),
-        pytest.param(
             {"resources": {"device": "CUDA"}},
             Device.CPU,
             "spec.resources.device",
             "CUDA",
-            "CPU in this version",
-            id="CUDA",
+            "CPU here",
+            id="CUDA without a GPU",
+        ),
+        pytest.param(
+            {"resources": {"gpusPerEngine": 2}, "partition": {"isolation": "GreenContext"}},
+            Device.CUDA,
+            "spec.partition.isolation",
+            "GreenContext with gpusPerEngine 2",
+            "MPS, None or Unified",
+            id="green contexts on several GPUs",
         ),
         pytest.param(
             {"replicas": 0}, Device.CPU, "spec.replicas", "0", "1..64 engines on one machine", id="no engine"
@@ -117,14 +167,6 @@ def test_fields_of_the_service_arrive() -> None:
             "pvc://models/llama",
             "builtin://, file://, hf://",
             id="a volume claim",
-        ),
-        pytest.param(
-            {"model": {"uri": "builtin://x", "dtype": "FP8"}},
-            Device.CPU,
-            "spec.model.dtype",
-            "FP8",
-            "one of Auto, BF16, FP32",
-            id="FP8 on a CPU",
         ),
         pytest.param(
             {"http": {"apiKeySecretRef": {"name": "k", "key": "key"}}},
@@ -160,7 +202,12 @@ def test_a_key_is_asked_for_only_where_the_service_says_so(monkeypatch: pytest.M
 
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [("SEMIPD_MAX_ROWS", "0"), ("SEMIPD_RUN_AHEAD", "many"), ("SEMIPD_PREFILL_POLICY", "LIFO")],
+    [
+        ("SEMIPD_MAX_ROWS", "0"),
+        ("SEMIPD_RUN_AHEAD", "many"),
+        ("SEMIPD_PREFILL_POLICY", "LIFO"),
+        ("SEMIPD_ATTENTION_KERNELS", "FA4"),
+    ],
 )
 def test_a_wrong_setting_names_its_variable(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str

@@ -81,9 +81,9 @@ class CoordinatorMachine(RuleBasedStateMachine):
         self.simulation.start_lane(data.draw(st.sampled_from(self.simulation.config.roles)))
 
     @precondition(lambda self: self.simulation.lanes)
-    @rule(data=st.data())
-    def swap(self, data):
-        self.simulation.swap(data.draw(st.sampled_from(sorted(self.simulation.lanes))))
+    @rule(data=st.data(), keeps_old=st.booleans())
+    def swap(self, data, keeps_old):
+        self.simulation.swap(data.draw(st.sampled_from(sorted(self.simulation.lanes))), keeps_old=keeps_old)
 
     @precondition(lambda self: self.simulation.lanes)
     @rule(data=st.data())

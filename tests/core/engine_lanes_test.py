@@ -70,6 +70,57 @@ def test_an_idle_lane_is_swapped_at_once_and_the_stop_precedes_the_news():
     assert len(simulation.agent_log) == 1
 
 
+def test_a_lane_that_is_kept_stands_by_and_takes_over_again_from_the_last_token():
+    simulation = started()
+    simulation.submit("a", [1, 2, 3, 4, 5], max_tokens=12)
+    simulation.step(simulation.active[Role.PREFILL])
+    old = simulation.active[Role.DECODE]
+    new = simulation.start_lane(Role.DECODE)
+    simulation.agent_log.clear()
+    simulation.swap(new, keeps_old=True)
+    simulation.step(old)
+    assert simulation.agent_log == [Swapped(lane_id=new, old_lane_id=old, is_old_kept=True)]
+    assert (old in simulation.lanes, list(simulation.lanes[old].plans)) == (True, []), "no Stop and no work"
+    simulation.step(new)
+    simulation.swap(old)
+    simulation.step(new)
+    assert new not in simulation.lanes, "not kept, so it got its Stop"
+    plan = simulation.lanes[old].plans[0]
+    assert (plan.epoch, plan.rows[0].blocks_from) == (2, 0), (
+        "its epochs go on; it is told of all blocks again"
+    )
+    simulation.run()
+    assert simulation.finished["a"] == "length"
+
+
+def test_the_death_of_a_lane_that_stands_by_costs_nobody_anything():
+    simulation = started()
+    simulation.submit("a", [1, 2, 3], max_tokens=8)
+    simulation.step(simulation.active[Role.PREFILL])
+    old = simulation.active[Role.DECODE]
+    simulation.swap(simulation.start_lane(Role.DECODE), keeps_old=True)
+    simulation.step(old)
+    simulation.agent_log.clear()
+    simulation.kill(old)
+    assert simulation.agent_log == [LaneLost(lane_id=old, role=Role.DECODE)]
+    assert report_of(simulation).lane_restarts == 0
+    simulation.run()
+    assert simulation.finished["a"] == "length"
+
+
+def test_a_lane_that_stands_by_takes_over_when_the_active_one_is_lost():
+    simulation = started()
+    old = simulation.active[Role.DECODE]
+    new = simulation.start_lane(Role.DECODE)
+    simulation.swap(new, keeps_old=True)
+    simulation.submit("a", [1, 2, 3], max_tokens=8)
+    simulation.step(simulation.active[Role.PREFILL])
+    simulation.kill(new)
+    assert simulation.active[Role.DECODE] == old
+    simulation.run()
+    assert simulation.finished["a"] == "length"
+
+
 def test_no_step_is_planned_onto_a_lane_that_is_to_go():
     simulation = started(run_ahead=3)
     simulation.submit("a", [1, 2, 3], max_tokens=20)

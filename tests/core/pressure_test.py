@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from semipd_core.cluster import loop as cluster
 from semipd_core.cluster import pressure
@@ -67,12 +70,12 @@ def report(engine_id, at_s, slots, open_requests=4, kv_used=100):
     )  # fmt: skip
 
 
-def run(looks, config=CONFIG, state=None):
-    """The reading after each look; `looks` gives the reports of each, 15 s apart."""
+def run(looks, config=CONFIG, state=None, *, apart_s=ROUND_S):
+    """The reading after each look; `looks` gives the reports of each."""
     state = state or cluster.initial_state(config)
     readings = []
     for number, reports_at in enumerate(looks):
-        now_s = START_S + number * ROUND_S
+        now_s = START_S + number * apart_s
         state, _ = cluster.step(state, config, {each.engine_id: each for each in reports_at(now_s)}, now_s)
         readings.append(pressure.read(state.pressure, config.average_s))
     return readings
@@ -127,6 +130,17 @@ def test_idle_is_no_pressure_and_no_data_is_no_answer():
 def test_a_fleet_must_have_been_seen_for_as_long_as_the_mean_is_over():
     known = [reading is not None for reading in run([engines()] * 6)]
     assert known == [False, False, False, True, True, True]
+
+
+@given(apart_s=st.floats(0.5, 15.0), averaged=st.integers(3, 5))
+def test_however_often_it_looks_steady_traffic_is_never_without_a_reading(apart_s, averaged):
+    config = replace(CONFIG, average_s=averaged * apart_s)
+    looks = averaged + 1 + math.ceil(12.0 / apart_s)
+    found = run([engines()] * looks, config, apart_s=apart_s)
+    first = next(number for number, reading in enumerate(found) if reading is not None)
+    known = [reading and reading.pressure for reading in found[first:]]
+    assert known == pytest.approx([0.25] * len(known), rel=0.03), "within a bucket's width"
+    assert first <= max(averaged + 1, math.ceil(4.0 / apart_s) + 1)
 
 
 @pytest.mark.parametrize(

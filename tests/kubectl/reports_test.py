@@ -12,6 +12,8 @@ from semipd_core.api.conditions import Condition, ConditionStatus
 from semipd_core.api.fields import PartitionSplit
 from semipd_core.api.service import DecisionRecord, ServiceStatus, SloStatus
 from semipd_core.errors import InvalidSpec
+from semipd_kubectl.draw.explain import pod_sentence
+from semipd_kubectl.draw.status import draw_service
 from semipd_kubectl.observe.objects import (
     PAUSE_ANNOTATION,
     PIN_ANNOTATION,
@@ -63,13 +65,21 @@ def view(
     requested: tuple[int, int] | None = (65, 90),
     annotations: dict[str, str] | None = None,
     cls: Any = None,
+    isolation: tuple[str, str] | None = None,
     **spec: Any,
 ) -> ServiceView:
+    """`isolation`: what that of its pod has come to, and why; None: it has no pod."""
     found = service(annotations=annotations, **spec)
     status = ServiceStatus(
         requested=split(*requested) if requested else None, decisions=decisions, conditions=conditions
     )
-    return ServiceView(service=replace(found, status=status), cls=cls)
+    pods = {} if isolation is None else {"chat-1": partition(isolation=isolation)}
+    return ServiceView(
+        service=replace(found, status=status),
+        cls=cls,
+        pods=tuple(PodView(name=name, node="n1", is_ready=True) for name in pods),
+        partitions=pods,
+    )
 
 
 @pytest.mark.parametrize(
@@ -276,6 +286,35 @@ def test_a_split_that_the_isolation_cannot_run_is_refused_with_the_nearest(
     with pytest.raises(InvalidSpec) as refused:
         check_legal(parse_split(text), view(partition={"isolation": isolation}))
     assert words in str(refused.value)
+
+
+def test_what_may_be_pinned_follows_from_what_auto_has_come_to() -> None:
+    fallen = view(isolation=("GreenContext", "NoMpsBinary"))
+    check_legal(parse_split("60/40"), fallen)
+    with pytest.raises(InvalidSpec) as refused:
+        check_legal(parse_split("70/60"), fallen)
+    assert "(isolation GreenContext); the nearest is 50/50" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("isolation", "said"),
+    [
+        pytest.param(("MPS", "ProbePassed"), None, id="what it prefers"),
+        pytest.param(("None", "MpsGivenUp"), "isolation None (MpsGivenUp)", id="what was left"),
+    ],
+)
+def test_a_pod_that_fell_back_says_to_what_and_why(isolation: tuple[str, str], said: str | None) -> None:
+    found = view(isolation=isolation)
+    [pod] = build_service(found).pods
+    assert (pod.isolation, pod.isolation_reason, pod.fallen_back) == (*isolation, said)
+    [drawn] = [
+        str(each.label)
+        for each in draw_service(build_service(found), 0.0).children
+        if "chat-1" in str(each.label)
+    ]
+    assert ((said or "isolation") in drawn) is (said is not None)
+    [explained] = build_explanation(found, None, 0.0).pods
+    assert ((said or "isolation") in str(pod_sentence(explained))) is (said is not None)
 
 
 @pytest.mark.parametrize(

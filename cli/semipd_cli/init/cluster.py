@@ -6,13 +6,16 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 
+from semipd_agent.configure import with_isolation
 from semipd_cli.agent_client import AgentClient
-from semipd_core.agent_config import AgentConfig
+from semipd_core.agent_config import AgentConfig, AgentStatus
 from semipd_core.cluster import loop as cluster
 from semipd_core.errors import InvalidSpec, NotReadyYet
 from semipd_core.partition import Wish
 from semipd_core.telemetry import EngineReport
 from semipd_core.wishes import from_wire, to_wire
+
+STATUS_RETRY_S = 0.2
 
 
 async def run_cluster_loop(
@@ -22,7 +25,15 @@ async def run_cluster_loop(
     say: Callable[[str], None],
     answered: Callable[[], None],
 ) -> None:
-    """Until cancelled, one round each `period_s`; `answered` is called when the agent has answered."""
+    """Until cancelled, one round each `period_s`; `answered` is called when the agent has answered.
+
+    By the isolation that the agent has in force: it chooses once, when it starts.
+    """
+    chosen = (await _ask_status(client)).isolation
+    if chosen is not None:
+        config = with_isolation(config, chosen.isolation)
+        if config.partition.has_fallen_back:
+            say(f"isolation {chosen.isolation} ({chosen.reason}): {chosen.message}")
     settings = cluster.ClusterConfig.of(config)
     state = cluster.initial_state(settings)
     journal = DecisionLog(say)
@@ -38,6 +49,15 @@ async def run_cluster_loop(
         journal.note(round_)
         await _put(client, round_.wishes.items(), say)
         await asyncio.sleep(max(0.0, started_s + period_s - time.monotonic()))
+
+
+async def _ask_status(client: AgentClient) -> AgentStatus:
+    """As soon as the agent answers: it may be replaced just now."""
+    while True:
+        try:
+            return await client.status()
+        except NotReadyYet:
+            await asyncio.sleep(STATUS_RETRY_S)
 
 
 async def _observe(client: AgentClient) -> tuple[list[EngineReport], Wish | None]:

@@ -141,6 +141,8 @@ def pod_sentence(pod: PodReport) -> Text:
         )
         if engine.switching:
             line.append(f", switching ({engine.switching})", style=WARN)
+    if pod.fallen_back:
+        line.append(f"; {pod.fallen_back}", style=WARN)
     if pod.problem:
         line.append(f"; {pod.problem}", style=BAD)
     return line

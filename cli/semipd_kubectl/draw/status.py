@@ -120,6 +120,8 @@ def _pod_line(pod: PodReport) -> Text:
         parts.append(toned("canary", WARN))
     if pod.asked is not None and not pod.taken:
         parts.append(toned("not taken yet", WARN))
+    if pod.fallen_back:
+        parts.append(toned(pod.fallen_back, WARN))
     if pod.restarts:
         parts.append(toned(f"{pod.restarts} restarts", WARN))
     if pod.problem:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from semipd_core.api.conditions import ConditionStatus, ConditionType, find_condition
 from semipd_core.api.fields import ShareBounds
@@ -10,7 +11,7 @@ from semipd_core.api.service import ServiceStatus
 from semipd_core.errors import InvalidSpec
 from semipd_core.partition import Band, Isolation, Partition
 from semipd_core.policies.splits import FREE_STEP_PERCENT, legal_splits, nearest_split
-from semipd_core.service_settings import partition_settings
+from semipd_core.service_settings import fleet_settings, partition_settings
 from semipd_core.telemetry import Wire
 from semipd_kubectl.observe.objects import PIN_ANNOTATION, ServiceView
 from semipd_kubectl.reports.status import LEAVING, PodReport, build_pods
@@ -57,7 +58,7 @@ def parse_split(text: str) -> Split:
 
 def check_legal(split: Split, view: ServiceView) -> None:
     """Raises: InvalidSpec naming the bounds of the service, cut by its class, or the splits that its isolation can run."""
-    isolation = partition_settings(view.service.spec.partition).isolation
+    isolation = _isolation(view)
     splits = legal_splits(isolation, _band(view.bounds))
     wanted = Partition(prefill_percent=split.prefill_percent, decode_percent=split.decode_percent)
     if wanted in splits:
@@ -75,6 +76,19 @@ def check_legal(split: Split, view: ServiceView) -> None:
         str(split),
         f"{allowed} (isolation {isolation}); the nearest is {nearest.prefill_percent}/{nearest.decode_percent}",
     )
+
+
+def _isolation(view: ServiceView) -> Isolation:
+    """By which the operator goes."""
+    allowed = view.class_spec.allowed_isolations if view.class_spec is not None else tuple(Isolation)
+    bounds = replace(view.service.spec.partition, bounds=view.bounds)
+    statuses = [
+        view.partitions[pod.name].status
+        for pod in view.pods
+        if pod.name in view.partitions and not pod.is_leaving
+    ]
+    in_force = {each.isolation.chosen for each in statuses if each is not None and each.isolation is not None}
+    return fleet_settings(partition_settings(bounds, allowed), in_force).isolation
 
 
 def _band(bounds: ShareBounds) -> Band:

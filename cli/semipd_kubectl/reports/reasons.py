@@ -38,6 +38,7 @@ MEANINGS: Mapping[Reason, str] = MappingProxyType(
         Reason.ADOPTED: "somebody else asked for it, or another operator before: it is the target now",
         Reason.PAUSED: "paused: nothing is written",
         Reason.BOUNDS_CHANGED: "the bounds have changed, and no longer held what was asked for",
+        Reason.ISOLATION_CHANGED: "pods have fallen back to an isolation that cannot run what was asked for",
         Reason.MODE_CHANGED: "the mode is Auto again: the loop goes on from here",
         Reason.UNPINNED: "the pin is gone: the loop goes on from here",
         Reason.CANARY: "the split is on trial in some of the pods",

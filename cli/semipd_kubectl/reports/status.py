@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from semipd_core.agent_config import PROBE_PASSED
 from semipd_core.api.conditions import Condition, ConditionStatus, ConditionType, find_condition
 from semipd_core.api.partition import EnginePartitionStatus, SemiPDPartition
 from semipd_core.api.service import SemiPDService, ServiceStatus
@@ -49,7 +50,15 @@ class PodReport(Wire, frozen=True, kw_only=True):
     asked: Split | None
     band: Range | None
     taken: bool
+    isolation: str | None  # that isolation Auto has come to
+    isolation_reason: str | None
     engines: list[EngineReport]
+
+    @property
+    def fallen_back(self) -> str | None:
+        """To what, and why."""
+        has_it = self.isolation is None or self.isolation_reason == PROBE_PASSED
+        return None if has_it else f"isolation {self.isolation} ({self.isolation_reason})"
 
 
 class LatencyReport(Wire, frozen=True, kw_only=True):
@@ -159,6 +168,7 @@ def build_pods(view: ServiceView) -> list[PodReport]:
 def _pod(pod: PodView, partition: SemiPDPartition | None, *, is_canary: bool) -> PodReport:
     spec = partition.spec if partition is not None else None
     status = partition.status if partition is not None else None
+    isolation = status.isolation if status is not None else None
     return PodReport(
         name=pod.name,
         node=pod.node,
@@ -169,6 +179,8 @@ def _pod(pod: PodView, partition: SemiPDPartition | None, *, is_canary: bool) ->
         asked=split_of(spec.target) if spec else None,
         band=range_of(spec.band) if spec and spec.band else None,
         taken=bool(spec and status and status.observed_decision_id == spec.decision_id),
+        isolation=isolation.chosen.value if isolation else None,
+        isolation_reason=isolation.reason if isolation else None,
         engines=[_engine(engine) for engine in (status.engines if status else ())],
     )
 

@@ -25,6 +25,9 @@ class ConditionType(StrEnum):
     METRICS_AVAILABLE = "MetricsAvailable"
     SLO_MET = "SLOMet"
     ROUTED = "Routed"
+    ISOLATION_PREFERRED = (
+        "IsolationPreferred"  # False where isolation Auto had to take another in some pod, else absent
+    )
     SCALING_ACTIVE = "ScalingActive"
     PROGRESSING = "Progressing"
     DEGRADED = "Degraded"

@@ -5,11 +5,12 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from semipd_core.api.conditions import Conditions
+from semipd_core.api.conditions import CamelCase, Conditions
 from semipd_core.api.fields import NonEmpty, PartitionSplit, Percent
 from semipd_core.api.metadata import PodObjectMeta
 from semipd_core.api.slo import PolicyName, SloSpec
 from semipd_core.api.wire import Keyed, wire
+from semipd_core.partition import Isolation
 
 
 class GpuHealth(StrEnum):
@@ -60,10 +61,20 @@ class EnginePartitionStatus:
 
 
 @wire
+class PodIsolation:
+    """What isolation `Auto` has come to in this pod, and why: chosen once, when it starts."""
+
+    chosen: Isolation
+    reason: CamelCase
+    message: str = ""
+
+
+@wire
 class PodPartitionStatus:
     observed_generation: int | None = None
     observed_decision_id: str | None = None
     last_heartbeat_time: str | None = None  # RFC 3339
+    isolation: PodIsolation | None = None  # None: nothing was to choose, or not yet
     engines: Annotated[tuple[EnginePartitionStatus, ...], Keyed("name")] = ()
     conditions: Conditions = ()
 

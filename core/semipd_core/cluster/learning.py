@@ -38,12 +38,14 @@ def learn_curves(state: ClusterState, inputs: PolicyInputs) -> ClusterState:
     is_due = inputs.now_s - state.point_s >= window.seconds >= MIN_POINT_S
     if not is_due or window.completed < MIN_POINT_REQUESTS or state.canary is not None:
         return state
-    curves, curve = state.curves, inputs.steps.curve
+    curves, steps = state.curves, inputs.steps
     prefill, decode = (inputs.current.percent(role) for role in (Role.PREFILL, Role.DECODE))
     ttft_ms = window.ttft_percentile_ms(slo.ttft_percentile)
     tpot_ms = window.tpot_percentile_ms(slo.tpot_percentile)
     if ttft_ms is not None:
-        curves = curves.with_ttft(100 * curve.contended_speed(prefill, decode), ttft_ms)
+        curves = curves.with_ttft(
+            100 * steps.curve_of(Role.PREFILL).contended_speed(prefill, decode), ttft_ms
+        )
     if tpot_ms is not None:
-        curves = curves.with_tpot(100 * curve.contended_speed(decode, prefill), tpot_ms)
+        curves = curves.with_tpot(100 * steps.curve_of(Role.DECODE).contended_speed(decode, prefill), tpot_ms)
     return replace(state, curves=curves, point_s=inputs.now_s)

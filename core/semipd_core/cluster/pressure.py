@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from semipd_core.policies.decision import MIN_REQUESTS, PolicyInputs
 from semipd_core.slo.pooled import PooledWindow, WindowState, classify, pool_reports
-from semipd_core.telemetry import EngineReport
+from semipd_core.telemetry import SLOT_SECONDS, EngineReport
 
 CLAMP = 2.0
 MISSED = 1.0  # the target itself
@@ -25,6 +25,7 @@ UP_PRESSURE, DOWN_PRESSURE = 0.55, 0.40  # llm-d's band, in which the number of 
 PATIENCE_S = 90.0  # three default cooldowns: as many moves of the split as cross the whole band
 SAME_FLEET_OF = 10
 MIN_SAMPLES = 3  # windows in a mean
+WHOLE_SLOT_S = 2 * SLOT_SECONDS  # within it one slot begins and ends, wherever a look falls
 KV_FULL_PERMILLE = 800.0  # no split makes room in a full cache; llm-d WVA calls 0.8 saturated
 
 
@@ -113,15 +114,15 @@ def look(
         )
     if not engines:
         return replace(track, looked_s=now_s, missed_since_s=None)
-    shortest_s = average_s / MIN_SAMPLES  # looks closer to each other share requests
+    shortest_s = max(average_s / MIN_SAMPLES, WHOLE_SLOT_S)  # looks closer to each other share requests
     window = pool_reports(
         fresh.values(),
         since_s=max(since_s, track.since_s, min(track.looked_s, now_s - shortest_s)),
         now_s=now_s,
         stale_after_s=float("inf"),
     )
-    is_new = track.since_s == now_s  # then the window is empty, which is not idle
-    load, observed = _load(window, fresh), None if is_new else observe(window, inputs)
+    is_short = now_s - track.since_s < WHOLE_SLOT_S  # then the window may be empty, which is not idle
+    load, observed = _load(window, fresh), None if is_short else observe(window, inputs)
     samples = tuple(sample for sample in track.samples if now_s - sample.at_s <= average_s)
     if observed is not None:
         relieved = _relieved(observed, inputs) if split_moves else observed
@@ -150,7 +151,9 @@ def look(
 def read(track: PressureTrack, average_s: float) -> PressureReading | None:
     """None: no data, or not seen for long enough."""
     samples = track.samples
-    if not samples or samples[-1].at_s != track.looked_s or track.looked_s - track.since_s < average_s:
+    if not samples or samples[-1].at_s != track.looked_s:
+        return None
+    if track.looked_s - track.since_s < average_s:
         return None
     observed = _mean([sample.observed for sample in samples])
     relieved = _mean([sample.relieved for sample in samples])

@@ -14,6 +14,7 @@ from semipd_core.latency.share_curve import TURNS, ShareCurve
 from semipd_core.partition import Band, Isolation, Partition, Wish
 from semipd_core.policies.decision import Decision
 from semipd_core.policies.splits import legal_splits, nearest_split
+from semipd_core.profile.start import Start, start_on, start_without_profile
 from semipd_core.slo.pooled import PooledWindow, WindowState
 from semipd_core.telemetry import SloTargets
 
@@ -44,6 +45,7 @@ class ClusterConfig:
     band_half_width_percent: int = 15
     curve: ShareCurve = TURNS
     takes_turns: bool = True
+    start: Start | None = None  # what a profile says; None: nothing is known before the first steps
     pin: Partition | None = None  # by hand: nothing else is asked for, in any mode
     paused: bool = False  # nothing moves, no canary goes on
     subject: str = ""  # what is served, by what: proof holds for it alone
@@ -60,11 +62,21 @@ class ClusterConfig:
     @classmethod
     def of(cls, config: AgentConfig) -> ClusterConfig:
         """For the engines that `config` describes."""
-        return cls.of_settings(config.partition, config.slo, takes_turns=config.device == "CPU")
+        return cls.of_settings(
+            config.partition,
+            config.slo,
+            takes_turns=config.device == "CPU",
+            start=start_on(config),
+        )
 
     @classmethod
     def of_settings(
-        cls, partition: PartitionSettings, slo: SloTargets, *, takes_turns: bool
+        cls,
+        partition: PartitionSettings,
+        slo: SloTargets,
+        *,
+        takes_turns: bool,
+        start: Start | None = None,
     ) -> ClusterConfig:
         """With this class's times, which suit a loop that looks every second."""
         return cls(
@@ -79,6 +91,7 @@ class ClusterConfig:
             slo=slo,
             cooldown_s=partition.cooldown_seconds,
             takes_turns=takes_turns,
+            start=start,
         )
 
     @property
@@ -202,11 +215,13 @@ def initial_state(config: ClusterConfig) -> ClusterState:
     Raises: InvalidSpec if the bounds hold no legal split.
     """
     target = nearest_split(config.splits, config.initial)
+    start = config.start or start_without_profile(curve=config.curve, takes_turns=config.takes_turns)
     return ClusterState(
         target=target,
         band=band_around(target, config),
         decision_id=f"{OWN_PREFIX}initial",
         reason="Initial",
         message=f"the service starts at {target}",
-        steps=StepModel(curve=config.curve, takes_turns=config.takes_turns),
+        steps=start.steps,
+        curves=start.curves,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from semipd_core.engine.split_choice import SplitSettings
 from semipd_core.errors import InvalidSpec
 from semipd_core.partition import Role
 
@@ -27,6 +28,7 @@ class CoordinatorConfig:
     run_ahead: int  # steps in flight per lane at most
     prefix_cache: bool
     num_slots: int  # block-table rows of a lane: requests that hold blocks at most
+    step_split: SplitSettings | None = None  # GreenContext: how each step's split is chosen
 
     def __post_init__(self) -> None:
         if sorted(self.roles) not in (sorted((Role.PREFILL, Role.DECODE)), [Role.MIXED]):

@@ -5,6 +5,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import msgspec
+
 from semipd_core import messages
 from semipd_core.engine.completion import apply_step, fits, tokens_message
 from semipd_core.engine.config import CoordinatorConfig
@@ -13,6 +17,7 @@ from semipd_core.engine.events import (
     Event,
     FrontEndGone,
     LaneDisconnected,
+    SetSplit,
     ToAgent,
     ToFrontEnd,
     ToLane,
@@ -23,7 +28,10 @@ from semipd_core.engine.planning import Planner
 from semipd_core.engine.report import build_report, record_step
 from semipd_core.engine.request import Request
 from semipd_core.engine.sequences import Sequences
-from semipd_core.partition import Role
+from semipd_core.engine.split_choice import SplitChoice, StepAtHand
+from semipd_core.messages import StepPlan
+from semipd_core.partition import Band, Partition, Role
+from semipd_core.sm_splits import SmSplit
 from semipd_core.telemetry import CoordinatorReport
 
 __all__ = [
@@ -33,6 +41,7 @@ __all__ = [
     "Event",
     "FrontEndGone",
     "LaneDisconnected",
+    "SetSplit",
     "ToAgent",
     "ToFrontEnd",
     "ToLane",
@@ -49,6 +58,7 @@ class Coordinator:
         self._sequences = Sequences(config)
         self._lanes = LaneTable(config.roles)
         self._planner = Planner(config, self._sequences)
+        self._splits = SplitChoice(config.step_split) if config.step_split is not None else None
         self._config = config
 
     def handle(self, event: Event, now_ns: int) -> list[Effect]:
@@ -63,10 +73,18 @@ class Coordinator:
     def report(self, now_ns: int) -> CoordinatorReport:
         return build_report(self._sequences, self._lanes, now_ns)
 
-    def set_caps(self, prefill_percent: int, decode_percent: int) -> None:
-        """The caps that lanes read at each turn were changed: reports and samples say so from here on."""
-        self._lanes.set_percent(Role.PREFILL, prefill_percent)
-        self._lanes.set_percent(Role.DECODE, decode_percent)
+    def set_caps(self, prefill_percent: int, decode_percent: int, band: Band | None = None) -> Partition:
+        """Wish for caps that need no new lane. Returns the split in force, which may be another one of `band`."""
+        wanted = Partition(prefill_percent=prefill_percent, decode_percent=decode_percent)
+        if self._splits is not None:
+            self._splits.wish(wanted, band)
+        self._note_caps(wanted)
+        return wanted if self._splits is None else self._splits.current
+
+    def _note_caps(self, wanted: Partition) -> None:
+        for role in (Role.PREFILL, Role.DECODE):
+            granted = None if self._splits is None else self._splits.granted(role)
+            self._lanes.set_percent(role, wanted.percent(role), granted)
 
     def check_integrity(self) -> None:
         """Raises: AssertionError if bookkeeping contradicts itself. Linear in blocks and requests."""
@@ -88,7 +106,7 @@ class Coordinator:
             case messages.LaneHello():
                 return self._attach(event)
             case messages.Swap():
-                return self._lanes.request_swap(event.lane_id)
+                return self._lanes.request_swap(event.lane_id, keeps_old=event.keeps_old)
             case LaneDisconnected():
                 lane = self._lanes.find(event.lane_id)
                 return self._lose(lane) if lane is not None else []
@@ -114,6 +132,8 @@ class Coordinator:
         return []
 
     def _attach(self, hello: messages.LaneHello) -> list[Effect]:
+        if self._splits is not None:
+            hello = self._splits.receive(hello)
         effects = self._lanes.attach(hello)
         lane = self._lanes.find(hello.lane_id)
         if lane is not None and effects:
@@ -128,7 +148,9 @@ class Coordinator:
             # It does not execute what it is told: no result of it can be trusted.
             return [ToLane(lane_id=lane.lane_id, message=messages.Stop()), *self._lose(lane)]
         step = lane.in_flight.popleft()
-        record_step(self._lanes, lane, step, result)
+        sample = record_step(self._lanes, lane, step, result)
+        if self._splits is not None:
+            self._splits.observe(sample)
         self._sequences.pool.complete(lane.serial, step.epoch)
         return list(apply_step(step, result, self._sequences))
 
@@ -162,12 +184,40 @@ class Coordinator:
                 continue
             old = self._lanes.finish_swap(group)
             if old is not None and group.active is not None:
-                self._sequences.pool.close_lane(old.serial)
-                swapped = messages.Swapped(lane_id=group.active.lane_id, old_lane_id=old.lane_id)
-                effects += [ToLane(lane_id=old.lane_id, message=messages.Stop()), ToAgent(message=swapped)]
+                effects += self._see_off(old, group.active)
             while group.active is not None and (plan := self._planner.plan(group, now_ns)) is not None:
                 effects.append(ToLane(lane_id=group.active.lane_id, message=plan))
-        return effects
+        return effects if self._splits is None else self._split(self._splits, effects)
+
+    def _see_off(self, old: Lane, new: Lane) -> list[Effect]:
+        is_kept = self._lanes.find(old.lane_id) is old
+        swapped = messages.Swapped(lane_id=new.lane_id, old_lane_id=old.lane_id, is_old_kept=is_kept)
+        if is_kept:
+            return [ToAgent(message=swapped)]
+        self._sequences.pool.close_lane(old.serial)
+        return [ToLane(lane_id=old.lane_id, message=messages.Stop()), ToAgent(message=swapped)]
+
+    def _split(self, splits: SplitChoice, effects: list[Effect]) -> list[Effect]:
+        """Choose the split of the steps among `effects`, for what both lanes have at hand now that all is planned."""
+        plans = [each for each in effects if isinstance(each, ToLane) and isinstance(each.message, StepPlan)]
+        if not plans:
+            return effects
+        before, pool = splits.current, self._sequences.pool
+        choice = splits.choose(
+            self._at_hand(Role.PREFILL), self._at_hand(Role.DECODE), 1000 * pool.num_used / pool.num_total
+        )
+        for plan in plans:
+            self._lanes.note_split(plan.lane_id, choice.split)
+        if splits.sm_split is not None:
+            effects = [_on_streams(each, splits.sm_split) if each in plans else each for each in effects]
+        return effects if choice.split == before else [SetSplit(choice=choice), *effects]
+
+    def _at_hand(self, role: Role) -> StepAtHand | None:
+        group = self._lanes.roles.get(role)
+        if group is None or group.active is None or not group.active.in_flight:
+            return None
+        step = group.active.in_flight[-1]
+        return StepAtHand(rows=len(step.rows), tokens=step.num_tokens, context_tokens=step.context_tokens)
 
     def _has_steps_in_flight(self) -> bool:
         return bool(self._lanes.lost) or any(
@@ -180,6 +230,11 @@ PLANNING_ORDER = (Role.DECODE, Role.MIXED, Role.PREFILL)
 LOST_TWICE = (
     "the request was being computed when a lane was lost, and alone on a second lane when that was lost too"
 )
+
+
+def _on_streams(plan: ToLane, split: SmSplit) -> ToLane:
+    assert isinstance(plan.message, StepPlan)
+    return replace(plan, message=msgspec.structs.replace(plan.message, split=split))
 
 
 def _failed(request_id: str, status: int, message: str) -> Effect:

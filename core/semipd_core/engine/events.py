@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from semipd_core import messages
+from semipd_core.step_split import StepChoice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +36,13 @@ class ToLane:
     message: messages.StepPlan | messages.Stop
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetSplit:
+    """The caps that hold from here on (GreenContext); before the plans that count on them."""
+
+    choice: StepChoice
+
+
 Event = (
     messages.Submit
     | messages.Abort
@@ -45,4 +53,4 @@ Event = (
     | messages.LaneExited
     | messages.Swap
 )
-Effect = ToFrontEnd | ToAgent | ToLane
+Effect = ToFrontEnd | ToAgent | ToLane | SetSplit

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import NamedTuple
 
 from semipd_core.engine.events import Effect, ToAgent, ToLane
 from semipd_core.engine.request import Request
 from semipd_core.messages import LaneAttached, LaneHello, LaneLost, Stop, Swapped
-from semipd_core.partition import Role
+from semipd_core.partition import Partition, Role
 from semipd_core.telemetry import StepSample
 
 SAMPLES_KEPT = 64  # per role, as `CoordinatorReport.samples` says
@@ -41,6 +41,7 @@ class Step:
     num_tokens: int
     context_tokens: int  # KV entries read, summed over rows
     planned_ns: int
+    split: Partition | None = None  # chosen for it (GreenContext)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -62,6 +63,12 @@ class Lane:
         return self.hello.role
 
 
+@dataclass(slots=True, eq=False)
+class SplitCount:
+    steps: int = 0
+    busy_ns: int = 0
+
+
 @dataclass(slots=True, eq=False, kw_only=True)
 class RoleLanes:
     """A role's lanes, and counters over all lanes that it has had."""
@@ -70,11 +77,13 @@ class RoleLanes:
     active: Lane | None = None
     standby: dict[str, Lane] = field(default_factory=dict)
     swap_to: str | None = None  # standby lane that takes over once the active one has nothing in flight
+    keeps_old: bool = False  # the active lane stands by after that swap
     granted_percent: int = 100  # of the latest active lane
     steps: int = 0
     tokens: int = 0
     busy_ns: int = 0
     compute_ns: int = 0
+    splits: dict[Partition, SplitCount] = field(default_factory=dict)  # of steps that have one
     samples: deque[StepSample] = field(default_factory=lambda: deque(maxlen=SAMPLES_KEPT))
     intervals: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=INTERVALS_KEPT))
 
@@ -124,10 +133,11 @@ class LaneTable:
             pid=hello.pid,
             requested_percent=hello.requested_percent,
             granted_percent=hello.granted_percent,
+            private_bytes=hello.private_bytes,
         )
         return [ToAgent(message=attached), *_fill(group)]
 
-    def request_swap(self, lane_id: str) -> list[Effect]:
+    def request_swap(self, lane_id: str, *, keeps_old: bool = False) -> list[Effect]:
         """Note the wish; `finish_swap` fulfils it. A lane that is already active is reported at once."""
         lane = self._lanes.get(lane_id)
         if lane is None:
@@ -135,24 +145,31 @@ class LaneTable:
         group = self.roles[lane.role]
         if group.active is lane:
             return [ToAgent(message=Swapped(lane_id=lane_id, old_lane_id=None))]
-        group.swap_to = lane_id
+        group.swap_to, group.keeps_old = lane_id, keeps_old
         return []
 
     def finish_swap(self, group: RoleLanes) -> Lane | None:
-        """Swap if one is wished for and the active lane is at a step boundary; returns the lane that is out of work."""
+        """Swap if one is wished for and the active lane is at a step boundary; returns the lane that is out of work.
+
+        `find` still finds it if it stands by now.
+        """
         old = group.active
         if group.swap_to is None or old is None or old.in_flight:
             return None
         group.activate(group.standby[group.swap_to])
-        del self._lanes[old.lane_id]
+        if group.keeps_old:
+            old.known.clear()  # it is told of all blocks again, as a new lane is
+            group.standby[old.lane_id] = old
+        else:
+            del self._lanes[old.lane_id]
         return old
 
     def lose(self, lane: Lane) -> list[Effect]:
         """The lane takes no more work; it stays in `lost` until its exit is confirmed."""
         del self._lanes[lane.lane_id]
         self.lost[lane.lane_id] = lane
-        self.restarts += 1
         group = self.roles[lane.role]
+        self.restarts += group.active is lane
         group.standby.pop(lane.lane_id, None)
         if group.swap_to == lane.lane_id:
             group.swap_to = None
@@ -164,15 +181,21 @@ class LaneTable:
         """The lost lane of that name, which is forgotten."""
         return self.lost.pop(lane_id, None)
 
-    def set_percent(self, role: Role, percent: int) -> None:
-        """Caps that lanes read at each turn were changed: they hold for every lane of the role."""
+    def set_percent(self, role: Role, percent: int, granted_percent: int | None = None) -> None:
+        """Caps that need no new lane were changed: they hold for every lane of the role. Granted is `percent` unless given."""
         group = self.roles.get(role)
         if group is None:
             return
-        group.granted_percent = percent
+        granted_percent = percent if granted_percent is None else granted_percent
+        group.granted_percent = granted_percent
         for lane in self._lanes.values():
             if lane.role is role:
-                lane.requested_percent = lane.granted_percent = percent
+                lane.requested_percent, lane.granted_percent = percent, granted_percent
+
+    def note_split(self, lane_id: str, split: Partition) -> None:
+        """The newest step of the lane runs at `split`."""
+        in_flight = self._lanes[lane_id].in_flight
+        in_flight[-1] = replace(in_flight[-1], split=split)
 
     def check_integrity(self) -> None:
         seen: dict[str, Lane] = {}

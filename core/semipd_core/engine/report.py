@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from semipd_core.engine.lanes import Lane, LaneTable, RoleLanes, Step
+from semipd_core.engine.lanes import Lane, LaneTable, RoleLanes, SplitCount, Step
 from semipd_core.engine.request import Request, RequestPhase
 from semipd_core.engine.sequences import Sequences
 from semipd_core.messages import StepResult
 from semipd_core.partition import Role
-from semipd_core.telemetry import CoordinatorReport, LaneReport, StepSample
+from semipd_core.telemetry import CoordinatorReport, LaneReport, SplitUse, StepSample
 
 NS_PER_US = 1_000
 NS_PER_MS = 1_000_000
 
 
-def record_step(table: LaneTable, lane: Lane, step: Step, result: StepResult) -> None:
+def record_step(table: LaneTable, lane: Lane, step: Step, result: StepResult) -> StepSample:
     """Count a completed step, already off `lane.in_flight`, and keep its sample."""
     group = table.roles[lane.role]
     wall_ns = max(result.finished_ns - result.started_ns, 0)
@@ -26,20 +26,25 @@ def record_step(table: LaneTable, lane: Lane, step: Step, result: StepResult) ->
     group.intervals.append((result.started_ns, result.finished_ns))
     others = [other for role, other in table.roles.items() if role is not lane.role]
     contended_ns = sum(overlap_ns(result.started_ns, result.finished_ns, other) for other in others)
-    group.samples.append(
-        StepSample(
-            role=lane.role,
-            at_ns=result.finished_ns,
-            rows=len(step.rows),
-            tokens=step.num_tokens,
-            context_tokens=step.context_tokens,
-            wall_us=wall_ns // NS_PER_US,
-            compute_us=result.compute_ns // NS_PER_US,
-            prefill_percent=_percent(table, Role.PREFILL),
-            decode_percent=_percent(table, Role.DECODE),
-            contended_permille=min(1000 * contended_ns // wall_ns, 1000) if wall_ns else 0,
-        )
+    caps = step.split
+    if caps is not None:
+        count = group.splits.setdefault(caps, SplitCount())
+        count.steps += 1
+        count.busy_ns += wall_ns
+    sample = StepSample(
+        role=lane.role,
+        at_ns=result.finished_ns,
+        rows=len(step.rows),
+        tokens=step.num_tokens,
+        context_tokens=step.context_tokens,
+        wall_us=wall_ns // NS_PER_US,
+        compute_us=result.compute_ns // NS_PER_US,
+        prefill_percent=caps.prefill_percent if caps else _percent(table, Role.PREFILL),
+        decode_percent=caps.decode_percent if caps else _percent(table, Role.DECODE),
+        contended_permille=min(1000 * contended_ns // wall_ns, 1000) if wall_ns else 0,
     )
+    group.samples.append(sample)
+    return sample
 
 
 def overlap_ns(started_ns: int, finished_ns: int, other: RoleLanes) -> int:
@@ -76,6 +81,7 @@ def build_report(sequences: Sequences, table: LaneTable, now_ns: int) -> Coordin
         lane_restarts=table.restarts,
         lanes=[report for group in table.roles.values() for report in _lane_reports(group)],
         samples=[sample for group in table.roles.values() for sample in group.samples],
+        splits=[use for group in table.roles.values() for use in _split_uses(group)],
     )
 
 
@@ -101,8 +107,22 @@ def _lane_reports(group: RoleLanes) -> list[LaneReport]:
             tokens=group.tokens,
             busy_us=group.busy_ns // NS_PER_US,
             compute_us=group.compute_ns // NS_PER_US,
+            private_bytes=lane.hello.private_bytes,
         )
         for lane in (*lanes, *group.standby.values())
+    ]
+
+
+def _split_uses(group: RoleLanes) -> list[SplitUse]:
+    return [
+        SplitUse(
+            role=group.role,
+            prefill_percent=split.prefill_percent,
+            decode_percent=split.decode_percent,
+            steps=count.steps,
+            busy_us=count.busy_ns // NS_PER_US,
+        )
+        for split, count in group.splits.items()
     ]
 
 

@@ -16,7 +16,7 @@ from statistics import NormalDist
 from semipd_core.latency.load import EngineLoad
 from semipd_core.latency.nexus import StepModel
 from semipd_core.latency.share_curve import ShareCurve
-from semipd_core.partition import Partition
+from semipd_core.partition import Partition, Role
 from semipd_core.slo import histogram
 from semipd_core.slo.pooled import PooledWindow
 from semipd_core.telemetry import SloTargets
@@ -53,7 +53,8 @@ class Forecast:
 class Forecaster:
     """Everything a forecast needs; `forecast(split)` is then a function of the split alone. Make it with `calibrate`."""
 
-    curve: ShareCurve
+    curve: ShareCurve  # of prefill
+    decode_curve: ShareCurve
     load: EngineLoad
     slo: SloTargets
     prompt_token_ms: float  # lone, per prompt token
@@ -95,7 +96,7 @@ class Forecaster:
         return max(tail * sojourn_ms + growth_ms, service_ms + backlog_ms)
 
     def _tpot_ms(self, split: Partition) -> float:
-        speed = self.load.decode_pace * self.curve.speed(
+        speed = self.load.decode_pace * self.decode_curve.speed(
             split.decode_percent, split.prefill_percent, self._contention(split)
         )
         return self._step_ms(self._rows(speed)) / speed
@@ -135,11 +136,13 @@ def calibrate(
     )
     tpot_ms = _observed(window.tpot_ms, slo.tpot_percentile, slo.tpot_ms, is_missed=window.misses_tpot(slo))
     contention = max(load.decode_contention, _tail_contention(model, load, step_ms, tpot_ms, current))
-    speed = load.decode_pace * model.curve.speed(current.decode_percent, current.prefill_percent, contention)
+    decode_curve = model.curve_of(Role.DECODE)
+    speed = load.decode_pace * decode_curve.speed(current.decode_percent, current.prefill_percent, contention)
     prompt_token_ms = _prompt_token_ms(model, load)
     prompt_tokens = demand.prompt_tokens_mean or load.chunk_tokens
     plain = Forecaster(
-        curve=model.curve,
+        curve=model.curve_of(Role.PREFILL),
+        decode_curve=decode_curve,
         load=load,
         slo=slo,
         prompt_token_ms=prompt_token_ms,
@@ -150,7 +153,7 @@ def calibrate(
         token_load=load.decode_rows * speed / step_ms if step_ms > 0 else 0.0,
         decode_contention=contention,
         prefill_work=contention
-        * model.curve.contended_speed(current.prefill_percent, current.decode_percent),
+        * model.curve_of(Role.PREFILL).contended_speed(current.prefill_percent, current.decode_percent),
         ttft_spread=_spread(window.ttft_ms, TTFT_SPREAD),
         tpot_spread=_spread(window.tpot_ms, TPOT_SPREAD),
     )
@@ -187,8 +190,9 @@ def _tail_contention(
     model: StepModel, load: EngineLoad, step_ms: float, tpot_ms: float | None, current: Partition
 ) -> float:
     """The part of time with prefill busy that explains the observed TPOT percentile; 0 where it explains nothing."""
-    lone = model.curve.lone_speed(current.decode_percent)
-    contended = model.curve.contended_speed(current.decode_percent, current.prefill_percent)
+    curve = model.curve_of(Role.DECODE)
+    lone = curve.lone_speed(current.decode_percent)
+    contended = curve.contended_speed(current.decode_percent, current.prefill_percent)
     if tpot_ms is None or lone - contended < 0.05 * lone:
         return 0.0
     speed = step_ms / tpot_ms / load.decode_pace

@@ -88,7 +88,9 @@ def _pace(samples: Sequence[StepSample], model: StepModel) -> float:
     """Measured over expected speed, where the two are independent (lanes that take turns); 1 elsewhere."""
     if not model.takes_turns:
         return 1.0
-    expected_us = sum(sample.wall_us * sample_speed(model.curve, sample) for sample in samples)
+    expected_us = sum(
+        sample.wall_us * sample_speed(model.curve_of(sample.role), sample) for sample in samples
+    )
     if expected_us == 0:
         return 1.0
     low, high = PACE_RANGE

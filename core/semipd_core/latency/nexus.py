@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
+from semipd_core.latency.curve_learning import LEVELS, Condition, CurveLearner
 from semipd_core.latency.least_squares import LinearFit
-from semipd_core.latency.share_curve import TURNS, ShareCurve
+from semipd_core.latency.share_curve import TURNS, RoleCurves, ShareCurve
 from semipd_core.partition import Role
 from semipd_core.telemetry import StepSample
 
@@ -25,10 +26,28 @@ class StepModel:
     """Step costs of one kind of engine. Values are lone milliseconds: alone on the whole device."""
 
     curve: ShareCurve = TURNS
+    decode_curve: ShareCurve | None = None  # None: as `curve`
     takes_turns: bool = True  # `compute_us` of a sample is lone time; else wall time · speed is
     prefill: LinearFit = field(default_factory=lambda: LinearFit.empty(NUM_FEATURES))
     decode: LinearFit = field(default_factory=lambda: LinearFit.empty(NUM_FEATURES))
     seen_ns: Mapping[tuple[str, Role], int] = field(default_factory=dict)  # newest sample counted
+    learners: Mapping[Role, CurveLearner] = field(default_factory=dict)  # of the curves that are assumed
+
+    @classmethod
+    def learning(cls, assumed: RoleCurves) -> StepModel:
+        """For lanes that run side by side, whose curves nobody has measured yet."""
+        return cls(
+            curve=assumed.prefill,
+            decode_curve=assumed.decode,
+            takes_turns=False,
+            learners={
+                Role.PREFILL: CurveLearner.starting_at(assumed.prefill),
+                Role.DECODE: CurveLearner.starting_at(assumed.decode),
+            },
+        )
+
+    def curve_of(self, role: Role) -> ShareCurve:
+        return self.decode_curve or self.curve if role is Role.DECODE else self.curve
 
     @property
     def is_trusted(self) -> bool:
@@ -66,25 +85,40 @@ class StepModel:
         """What `sample` would have taken alone on the whole device."""
         if self.takes_turns:
             return sample.compute_us
-        return sample.wall_us * sample_speed(self.curve, sample)
+        return sample.wall_us * sample_speed(self.curve_of(sample.role), sample)
 
     def _observe_role(self, key: tuple[str, Role], samples: list[StepSample]) -> StepModel:
         seen_ns = self.seen_ns.get(key, 0)
         if samples[-1].at_ns < seen_ns:  # the machine was started anew, and its clock with it
             seen_ns = 0
         fit = self.prefill if key[1] is Role.PREFILL else self.decode
-        points = (
-            (_features(sample), self.lone_us(sample))
-            for sample in samples
-            if sample.at_ns > seen_ns and sample.rows > 0
-        )
+        fresh = [sample for sample in samples if sample.at_ns > seen_ns and sample.rows > 0]
+        points = ((_features(sample), self.lone_us(sample)) for sample in fresh)
         fit = fit.extended(point for point in points if point[1] > 0)
         seen = {**self.seen_ns, key: samples[-1].at_ns}
-        return (
+        model = (
             replace(self, prefill=fit, seen_ns=seen)
             if key[1] is Role.PREFILL
             else replace(self, decode=fit, seen_ns=seen)
         )
+        return with_learned_curve(model, key[1], fresh) if key[1] in self.learners else model
+
+
+def with_learned_curve(model: StepModel, role: Role, samples: Iterable[StepSample]) -> StepModel:
+    """A curve that turns out otherwise takes the costs with it: they were wall times at the speeds of the old one."""
+    learner = model.learners[role].extended(
+        (_condition(sample), _features(sample), float(sample.wall_us))
+        for sample in samples
+        if sample.wall_us > 0
+    )
+    learner = learner.fitted() if learner.is_due else learner
+    model = replace(model, learners={**model.learners, role: learner})
+    if learner.curve == model.curve_of(role):
+        return model
+    costs = learner.costs(learner.curve)
+    if role is Role.PREFILL:
+        return replace(model, curve=learner.curve, decode_curve=model.curve_of(Role.DECODE), prefill=costs)
+    return replace(model, decode_curve=learner.curve, decode=costs)
 
 
 def sample_speed(curve: ShareCurve, sample: StepSample) -> float:
@@ -94,6 +128,12 @@ def sample_speed(curve: ShareCurve, sample: StepSample) -> float:
     contended, lone = _speeds(curve, own, other)
     contention = sample.contended_permille / 1000
     return contention * contended + (1 - contention) * lone
+
+
+def _condition(sample: StepSample) -> Condition:
+    caps = (sample.prefill_percent, sample.decode_percent)
+    own, other = caps if sample.role is Role.PREFILL else caps[::-1]
+    return Condition(own=own, other=other, level=round(sample.contended_permille * LEVELS / 1000))
 
 
 @lru_cache(maxsize=4096)  # a report's samples were taken at one pair of caps, or two

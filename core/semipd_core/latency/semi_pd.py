@@ -52,6 +52,10 @@ class SemiPdModel:
 
     ttft: tuple[LatencyPoint, ...] = ()
     tpot: tuple[LatencyPoint, ...] = ()
+    eq1_ttft: tuple[float, float] = (
+        FIG10_TTFT  # a, b where no curve is fitted yet; a profile has this device's
+    )
+    eq1_tpot: tuple[float, float] = FIG10_TPOT
 
     def with_ttft(self, share_percent: float, ttft_ms: float) -> SemiPdModel:
         point = LatencyPoint(share_percent=share_percent, latency_ms=ttft_ms)
@@ -63,10 +67,10 @@ class SemiPdModel:
 
     def predict_ttft_ms(self, share_percent: float, *, observed_ms: float, observed_percent: float) -> float:
         """By the fitted curve's ratio where it is trusted, else by Eq. 1; equals `observed_ms` at `observed_percent`."""
-        return observed_ms * _ratio(fit_ttft(self.ttft), FIG10_TTFT, share_percent, observed_percent)
+        return observed_ms * _ratio(fit_ttft(self.ttft), self.eq1_ttft, share_percent, observed_percent)
 
     def predict_tpot_ms(self, share_percent: float, *, observed_ms: float, observed_percent: float) -> float:
-        return observed_ms * _ratio(fit_tpot(self.tpot), FIG10_TPOT, share_percent, observed_percent)
+        return observed_ms * _ratio(fit_tpot(self.tpot), self.eq1_tpot, share_percent, observed_percent)
 
 
 def fit_ttft(points: Sequence[LatencyPoint]) -> LatencyCurve | None:

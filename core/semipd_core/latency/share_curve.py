@@ -55,6 +55,22 @@ class ShareCurve:
 TURNS = ShareCurve()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleCurves:
+    """How fast each role runs at its share. Prefill computes and needs most SMs, decode reads memory and is satisfied by few."""
+
+    prefill: ShareCurve = TURNS
+    decode: ShareCurve = TURNS
+
+
+# Assumed until a profile of the card says otherwise. Decode: 1.76, 1.24, 1.06, 1.03 times its time at 16, 32, 64, 96 of 132 SMs
+# (SGLang `multiplex/predictor.py`, H800). Prefill: 25 % less time from 30 to 40 % of the SMs, 10 % from 70 to 80 % (Nexus, L20).
+ASSUMED_GPU_CURVES = RoleCurves(
+    prefill=ShareCurve(saturation_percent=60, slope_beyond=0.6, bandwidth_slowdown=0.1),
+    decode=ShareCurve(saturation_percent=24, slope_beyond=0.07, bandwidth_slowdown=0.1),
+)
+
+
 def fit_share_curve(points: Sequence[tuple[float, float]]) -> ShareCurve | None:
     """The curve closest to `points` of (share in percent, time of the same work in any unit), by relative squared error.
 

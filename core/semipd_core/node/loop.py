@@ -16,12 +16,14 @@ from semipd_core.agent_config import AgentConfig
 from semipd_core.errors import InvalidSpec
 from semipd_core.latency.load import measure_load
 from semipd_core.latency.nexus import StepModel
+from semipd_core.latency.semi_pd import SemiPdModel
 from semipd_core.latency.share_curve import TURNS, ShareCurve
 from semipd_core.node.observation import running_split
-from semipd_core.partition import Isolation, Partition, Wish
+from semipd_core.partition import Band, Isolation, Partition, Wish
 from semipd_core.policies import POLICIES
 from semipd_core.policies.decision import Decision, PolicyInputs, Reason
 from semipd_core.policies.splits import legal_splits
+from semipd_core.profile.start import Start, start_on, start_without_profile
 from semipd_core.repartition import Phase
 from semipd_core.slo.pooled import classify, pool_reports
 from semipd_core.telemetry import EngineReport, SloTargets
@@ -44,6 +46,7 @@ class NodeConfig:
     retry_s: float = 30.0  # before a wish that did not come true is tried again
     curve: ShareCurve = TURNS
     takes_turns: bool = True
+    start: Start | None = None  # what a profile says
 
     @classmethod
     def of(cls, config: AgentConfig) -> NodeConfig:
@@ -59,6 +62,7 @@ class NodeConfig:
             ),
             slo=config.slo,
             takes_turns=config.device == "CPU",
+            start=start_on(config),
         )
 
 
@@ -73,12 +77,23 @@ class NodeState:
     moved_s: float = float("-inf")
     switch_s: float = 0.0  # measured duration of the last switch
     steps: StepModel = field(default_factory=StepModel)
+    curves: SemiPdModel = field(default_factory=SemiPdModel)  # a node adds no points to them
 
 
 def initial_state(config: NodeConfig) -> NodeState:
-    return NodeState(
-        split=config.initial, steps=StepModel(curve=config.curve, takes_turns=config.takes_turns)
-    )
+    start = config.start or start_without_profile(curve=config.curve, takes_turns=config.takes_turns)
+    return NodeState(split=config.initial, steps=start.steps, curves=start.curves)
+
+
+def step_band(config: NodeConfig, wish: Wish) -> Band | None:
+    """The band inside which each step may have a split of its own; None: the wish's target alone.
+
+    Only where a change of split is free (GreenContext) and the node may move at all.
+    """
+    is_free = config.mode == "Auto" and config.policy != "Static" and not wish.pinned
+    if config.isolation is not Isolation.GREEN_CONTEXT or not is_free:
+        return None
+    return None if wish.band == Band.only(wish.target) else wish.band
 
 
 def step(
@@ -177,6 +192,7 @@ def _decide(state: NodeState, config: NodeConfig, report: EngineReport, wish: Wi
         window_state=classify(window, config.slo),
         load=measure_load(coordinators, state.steps),
         steps=state.steps,
+        curves=state.curves,
         miss_chance_max=config.miss_chance_max,
     )
     return POLICIES[config.policy].decide(inputs)

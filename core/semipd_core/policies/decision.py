@@ -50,6 +50,7 @@ class Reason(StrEnum):
     ADOPTED = "Adopted"  # engines run a split by somebody else's will
     PAUSED = "Paused"
     BOUNDS_CHANGED = "BoundsChanged"
+    ISOLATION_CHANGED = "IsolationChanged"
     MODE_CHANGED = "ModeChanged"
     UNPINNED = "Unpinned"
     CANARY = "Canary"  # a split is on trial in some of the pods

@@ -169,4 +169,4 @@ def _predict_ms(inputs: PolicyInputs, role: Role, split: Partition) -> float:
 
 def _effective_percent(inputs: PolicyInputs, split: Partition, role: Role) -> float:
     """The share that `role` has of the device while both lanes are busy, in percent."""
-    return 100 * inputs.steps.curve.contended_speed(split.percent(role), _other(split, role))
+    return 100 * inputs.steps.curve_of(role).contended_speed(split.percent(role), _other(split, role))

@@ -1,0 +1,170 @@
+"""`semipd profile` measures an engine's lanes and goes on where it stopped; `semipd up` refuses what is about something else."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import msgspec
+import pytest
+import yaml
+from measured_law import Law, profile_of
+from tiny_llama import write_tiny_llama
+
+from semipd_cli import profile, profile_subject
+from semipd_cli.__main__ import main
+from semipd_cli.profile_subject import subject_of
+from semipd_cli.service_config import build_agent_config
+from semipd_cli.service_file import read_service
+from semipd_cli.settings import read_settings
+from semipd_core.api.fields import Device
+from semipd_core.partition import Role
+from semipd_core.profile.format import decode_profile
+from semipd_engine.model import sources
+from semipd_engine.profiling.measuring import extended
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_llama(tmp_path_factory.mktemp("model"))
+
+
+def write_service(path: Path, model: Path, isolation: str = "Auto") -> Path:
+    service = {
+        "apiVersion": "semipd.io/v1alpha1",
+        "kind": "SemiPDService",
+        "metadata": {"name": "tiny"},
+        "spec": {
+            "model": {"uri": f"file://{model}", "dtype": "FP32"},
+            "replicas": 1,
+            "slo": {
+                "ttft": {"percentile": 90, "targetMilliseconds": 2000},
+                "tpot": {"percentile": 90, "targetMilliseconds": 250},
+            },
+            "partition": {"isolation": isolation},
+        },
+    }
+    path.write_text(yaml.safe_dump(service))
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("isolation", ["MPS", "GreenContext"])
+def test_real_lanes_are_measured_at_their_shares_and_no_point_twice(isolation, model, tmp_path, monkeypatch):
+    file, out = write_service(tmp_path / "service.yaml", model, isolation), tmp_path / "profile.json"
+    command = [
+        "profile",
+        "-f",
+        str(file),
+        "--out",
+        str(out),
+        "--point-seconds",
+        "0.05",
+        "--budget-seconds",
+        "3600",
+    ]
+    handler = signal.getsignal(signal.SIGTERM)
+    whole = profile.plan_measurements
+    chosen = [0, 1, 8, 12]  # decode, prefill, decode beside prefill, decode at 25 %
+    try:
+        for count in (2, 4):
+            monkeypatch.setattr(
+                profile, "plan_measurements", lambda limits, n=count: [whole(limits)[i] for i in chosen[:n]]
+            )
+            assert main(command) in (0, 1)  # 1: too few points for a fit
+            found = decode_profile(out.read_bytes(), "--out", str(out))
+            assert len(found.points) == count
+            if count == 2:
+                first = found
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert found.points[:2] == first.points
+    decode, prefill, beside, quarter = found.points
+    assert [point.setting.load.role for point in (decode, prefill)] == [Role.DECODE, Role.PREFILL]
+    assert decode.contended_permille == 0
+    assert beside.contended_permille > 0
+    assert quarter.wall_us >= quarter.compute_us
+    assert quarter.setting.caps.decode_percent == 25
+    assert found.subject.model["numLayers"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param(
+            ["--budget-seconds", "1"], "--budget-seconds: got '1', allowed: seconds 5..3600", id="budget"
+        ),
+        pytest.param(
+            ["--out", "/nowhere/p.json"], "--out: got '/nowhere/p.json', allowed: a file in", id="folder"
+        ),
+    ],
+)
+def test_a_wrong_argument_is_refused_before_a_model_is_loaded(arguments, message, model, tmp_path, capsys):
+    file = write_service(tmp_path / "service.yaml", model)
+    assert main(["profile", "-f", str(file), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_half_file_of_something_else_is_refused_and_left_alone(model, tmp_path, capsys):
+    file, out = write_service(tmp_path / "service.yaml", model), tmp_path / "profile.json"
+    out.write_text('{"version": 1, "subj')
+    assert main(["profile", "-f", str(file), "--out", str(out)]) == 2
+    assert "allowed: a profile of version 1, as `semipd profile` writes it" in capsys.readouterr().err
+    assert out.read_text() == '{"version": 1, "subj'
+
+
+def test_isolation_without_shares_has_no_profile(model, tmp_path, capsys):
+    file = write_service(tmp_path / "service.yaml", model, "Unified")
+    assert main(["profile", "-f", str(file), "--out", str(tmp_path / "p.json")]) == 2
+    assert (
+        "spec.partition.isolation: got 'Unified', allowed: Auto, MPS or GreenContext"
+        in capsys.readouterr().err
+    )
+
+
+# --- reading it ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def here(model, tmp_path):
+    """A profile of this machine and model, by a law; and the config of the service."""
+    service = read_service(str(write_service(tmp_path / "service.yaml", model)))
+    config = build_agent_config(service, read_settings(), present=Device.CPU, host="127.0.0.1", port=8000)
+    subject = subject_of(config, sources.open_source(config.model_uri).read_config("FP32", None))
+    full = profile_of(Law(), subject=subject)
+    return config, extended(msgspec.structs.replace(full, points=full.points[:-1]), full.points[-1])
+
+
+def test_a_profile_of_this_device_and_model_is_what_the_loops_start_from(here, tmp_path):
+    config, written = here
+    (tmp_path / "p.json").write_bytes(msgspec.json.encode(written))
+    assert profile_subject.read_profile(str(tmp_path / "p.json"), config) == written
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        pytest.param(
+            {"device_name": "NVIDIA H200"}, "it is of deviceName 'NVIDIA H200', here", id="another device"
+        ),
+        pytest.param({"dtype": "BF16"}, "it is of dtype 'BF16', here 'FP32'", id="another dtype"),
+        pytest.param({"model": {"numLayers": 32}}, "model.numLayers 32, here 2", id="another model"),
+    ],
+)
+def test_up_refuses_a_profile_of_something_else_by_name(here, tmp_path, capsys, changed, message):
+    _, written = here
+    other = msgspec.structs.replace(written, subject=msgspec.structs.replace(written.subject, **changed))
+    path = tmp_path / "p.json"
+    path.write_bytes(msgspec.json.encode(other))
+    assert main(["up", "-f", str(tmp_path / "service.yaml"), "--profile", str(path)]) == 2
+    refusal = capsys.readouterr().err
+    assert f"--profile: got '{path}', allowed: a profile of this device and model" in refusal
+    assert message in refusal
+
+
+def test_up_refuses_a_profile_without_enough_points(here, tmp_path, capsys):
+    _, written = here
+    path = tmp_path / "p.json"
+    path.write_bytes(msgspec.json.encode(msgspec.structs.replace(written, points=[], fits=None, planned=60)))
+    assert main(["up", "-f", str(tmp_path / "service.yaml"), "--profile", str(path)]) == 2
+    assert "a profile with enough points; it has 0 of 60" in capsys.readouterr().err
