@@ -63,6 +63,10 @@ async def serve_health(operator: Operator) -> None:
 
 
 def render(operator: Operator) -> bytes:
+    return generate_latest(build_registry(operator))
+
+
+def build_registry(operator: Operator) -> CollectorRegistry:
     """Made anew at each scrape: nothing is counted twice, and what is gone is gone."""
     registry = CollectorRegistry()
 
@@ -79,6 +83,9 @@ def render(operator: Operator) -> bytes:
     gauge("semipd_operator_writes", "requests that wrote, since the start", operator.applier.writes)
     gauge("semipd_operator_rounds", "of the cluster loop, since the start", operator.rounds.rounds)
     gauge("semipd_operator_round_seconds", "how long the last round took", operator.rounds.last_round_s)
+    gauge(
+        "semipd_operator_round_period_seconds", "between two rounds, as set", operator.settings.round_seconds
+    )
     gauge("semipd_operator_kopf_restarts", "since the start", operator.kopf_watch.restarts)
     answers = Gauge(
         "semipd_operator_api_answers", "of the API server, since the start", ["code"], registry=registry
@@ -89,4 +96,4 @@ def render(operator: Operator) -> bytes:
     registry.register(
         ServiceCollector(operator.rounds.services, operator.world.services, operator.election.is_leading)
     )
-    return generate_latest(registry)
+    return registry

@@ -26,6 +26,7 @@ class Looped:
     figures: SloStatus | None = None  # as the status shows them
     rollout: Rollout = NO_ROLLOUT
     replicas: int = 0  # that the service asks for
+    without_shares: frozenset[str] = frozenset()  # pods: no canary is tried there
     is_autoscaled: bool = False  # then every round is news
 
     @property

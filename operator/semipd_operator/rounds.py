@@ -21,6 +21,7 @@ from semipd_operator.looped import Looped, gist
 from semipd_operator.observe.scrape import Scraper
 from semipd_operator.plan.figures import slo_status
 from semipd_operator.plan.fleet import build_fleet
+from semipd_operator.plan.isolation import fleet_partition, without_shares
 from semipd_operator.plan.loop_settings import fit_state, loop_config
 from semipd_operator.plan.observed import Observed, PodView
 from semipd_operator.plan.plan import Admission
@@ -86,6 +87,7 @@ class Rounds:
             looped.config = config
         looped.take(rollout, said, now_s)
         looped.replicas = observed.replicas
+        looped.without_shares = without_shares(observed)
         looped.is_autoscaled = admission.effective.spec.autoscale is not None
         return looped
 
@@ -96,6 +98,7 @@ class Rounds:
         config = loop_config(
             admission.effective,
             self._round_s,
+            partition=fleet_partition(admission.effective, observed),
             pin=_pin(admission, looped, observed),
             paused=observed.is_paused,
             canary_start_s=self._canary_start_s,
@@ -140,7 +143,7 @@ class Rounds:
             looped.config,
             _by_engine([pod for pod in pods if pod.name not in tried], _without(reports, tried)),
             now_s,
-            fleet=[member for member in fleet if member.name not in tried],
+            fleet=[member for member in fleet if member.name not in tried | looped.without_shares],
         )
         if trial is not None and not looped.config.paused:
             self._try_template(key, looped, trial, fleet, reports)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,6 +69,24 @@ def test_the_chart_renders_what_the_namespaced_kustomization_does() -> None:
     assert template(*ONCE, "--set", "watchNamespace=semipd-team", namespace="semipd-team") == wanted
 
 
+def test_the_chart_brings_the_alerts_and_the_dashboard_that_the_component_does() -> None:
+    wanted = by_name(render(MANIFESTS / "monitored"))
+    del wanted["Namespace", "", "semipd-system"]
+    found = without_keep(template("--set", "monitoring.enabled=true"))
+    assert found == wanted
+    kinds = {kind for kind, *_ in found} - {kind for kind, *_ in template()}
+    assert kinds == {"PodMonitor", "PrometheusRule", "ConfigMap"}
+
+
+def test_alerts_and_dashboard_of_an_operator_of_one_namespace_are_in_it(tmp_path: Path) -> None:
+    copied = tmp_path / "manifests"
+    shutil.copytree(MANIFESTS, copied, symlinks=True)
+    file = copied / "namespaced" / "kustomization.yaml"
+    file.write_text(f"{file.read_text()}components: [../monitoring]\n")
+    chosen = ("--set", "watchNamespace=semipd-team", "--set", "monitoring.enabled=true")
+    assert by_name(render(file.parent)) == template(*ONCE, *chosen, namespace="semipd-team")
+
+
 def test_the_two_kustomizations_of_a_namespaced_install_are_the_chart_without_its_cluster_wide_role() -> None:
     once = by_name(render(MANIFESTS / "cluster"))
     whole = without_keep(template("--set", "watchNamespace=semipd-team", namespace="semipd-team"))
@@ -115,6 +134,11 @@ def test_every_value_reaches_its_object() -> None:
         "priorityClassName": "system-cluster-critical",
         "podAnnotations": {"team": "platform"},
         "podMonitor": {"create": True, "labels": {"release": "prometheus"}, "intervalSeconds": 5},
+        "monitoring": {
+            "enabled": True,
+            "ruleLabels": {"release": "prometheus"},
+            "dashboardLabels": {"grafana": "team"},
+        },
         "defaultClass": {"create": True, "name": "cpu", "spec": {"device": "CPU"}},
     }
     found = template(
@@ -136,8 +160,10 @@ def test_every_value_reaches_its_object() -> None:
     monitor = found["PodMonitor", "semipd-system", "semipd-operator"]
     assert monitor["metadata"]["labels"]["release"] == "prometheus"
     assert monitor["spec"]["podMetricsEndpoints"] == [
-        {"port": "health", "path": "/metrics", "interval": "5s"}
+        {"port": "health", "path": "/metrics", "interval": "5s", "honorLabels": True}
     ]
+    assert found["PrometheusRule", "semipd-system", "semipd"]["metadata"]["labels"]["release"] == "prometheus"
+    assert found["ConfigMap", "semipd-system", "semipd-dashboard"]["metadata"]["labels"]["grafana"] == "team"
     cls = found["SemiPDClass", "", "cpu"]
     assert cls["spec"] == {"device": "CPU"}
     assert cls["metadata"]["annotations"]["semipd.io/is-default-class"] == "true"
@@ -161,6 +187,12 @@ def test_every_value_reaches_its_object() -> None:
         ),
         pytest.param(
             "watchNamespace", "Team_A", "'/watchNamespace': 'Team_A' does not match pattern", id="no name"
+        ),
+        pytest.param(
+            "monitoring.enabled",
+            "yes",
+            "'/monitoring/enabled': got string, want boolean",
+            id="a word for yes",
         ),
         pytest.param("cluster.crds", 1, "'/cluster/crds': got number, want boolean", id="a number for yes"),
         pytest.param(

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import faulty_api
 import httpx2
+import injected_faults
 import pytest
 from api_server import API_SERVER_IS_BUILT
-from faulty_api import HALF_A_LINE, Fault, FaultyApi, Seen, error_event, is_watch, is_write, says, streams
+from faulty_api import Fault, FaultyApi, Seen, is_watch, is_write
+from injected_faults import HALF_A_LINE, error_event, says, streams
 from operator_process import Agents, Cluster, OperatorProcess, service_manifest
 from running_service import free_port
 from settled_service import same_in_the_end, settle
@@ -71,7 +73,7 @@ CASES = {
         fault=Fault(act=says(409, "Conflict"), matches=is_write, times=2), says="to be tried again"
     ),
     "answers that are lost after the write": Case(
-        fault=Fault(act=faulty_api.loses_the_answer, matches=is_write, times=1), says="to be tried again"
+        fault=Fault(act=injected_faults.loses_the_answer, matches=is_write, times=1), says="to be tried again"
     ),
     "writes that fail with 500": Case(
         fault=Fault(act=says(500, "InternalError"), matches=is_write, times=2), says="to be tried again"
@@ -86,15 +88,18 @@ CASES = {
         fault=Fault(act=says(503, "ServiceUnavailable")), lasts_s=SHORT_S, begin=ENDS, says="watch ended"
     ),
     "503 without a word": Case(
-        fault=Fault(act=faulty_api.says_503_without_a_type), lasts_s=SHORT_S, begin=ENDS, says="watch ended"
+        fault=Fault(act=injected_faults.says_503_without_a_type),
+        lasts_s=SHORT_S,
+        begin=ENDS,
+        says="watch ended",
     ),
     "pages that are no JSON": Case(
-        fault=Fault(act=faulty_api.says_page(200)), lasts_s=SHORT_S, begin=ENDS, says="watch ended"
+        fault=Fault(act=injected_faults.says_page(200)), lasts_s=SHORT_S, begin=ENDS, says="watch ended"
     ),
     "connections that are reset": Case(
-        fault=Fault(act=faulty_api.resets), lasts_s=SHORT_S, begin=ENDS, says="watch ended"
+        fault=Fault(act=injected_faults.resets), lasts_s=SHORT_S, begin=ENDS, says="watch ended"
     ),
-    "answers after a second": Case(fault=Fault(act=faulty_api.delays(1.0)), lasts_s=SHORT_S, begin=ENDS),
+    "answers after a second": Case(fault=Fault(act=injected_faults.delays(1.0)), lasts_s=SHORT_S, begin=ENDS),
     "a version that is gone, by status": Case(
         fault=Fault(act=says(410, "Expired"), matches=is_watch),
         lasts_s=SHORT_S,
@@ -120,7 +125,7 @@ CASES = {
         fault=Fault(act=streams(HALF_A_LINE), matches=is_watch, times=2), begin=ENDS, says="kopf begins anew"
     ),
     "watches that are reset in half a line": Case(
-        fault=Fault(act=faulty_api.resets_in_the_middle_of_a_line, matches=is_watch, times=2),
+        fault=Fault(act=injected_faults.resets_in_the_middle_of_a_line, matches=is_watch, times=2),
         begin=ENDS,
         says="watch ended",
     ),

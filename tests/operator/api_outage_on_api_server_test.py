@@ -10,10 +10,12 @@ from pathlib import Path
 
 import faulty_api
 import httpx2
+import injected_faults
 import pytest
 from aiohttp import web
 from api_server import API_SERVER_IS_BUILT
-from faulty_api import Answer, Fault, FaultyApi, is_lease, is_write, says, streams
+from faulty_api import Answer, Fault, FaultyApi, is_lease, is_write
+from injected_faults import says, streams
 from operator_process import Agents, Cluster, OperatorProcess, service_manifest
 from running_service import free_port
 from settled_service import CHILDREN, is_ready, same_in_the_end, settle
@@ -79,7 +81,7 @@ def test_an_outage_costs_the_lead_and_what_was_deleted_meanwhile_does_not_come_b
     assert 0 < refused < 8 * OUTAGE_S, "of two dozen watches, turns and the lease"
     # What was watched is too old by now, as after a new start of the API server.
     with api.fault(
-        Fault(act=streams(faulty_api.error_event(410, "Expired")), matches=faulty_api.is_watch, times=1)
+        Fault(act=streams(injected_faults.error_event(410, "Expired")), matches=faulty_api.is_watch, times=1)
     ):
         api.accept()
         cluster.wait(lambda: cluster.get("Service", "stays"), "it does its work again")
@@ -132,13 +134,13 @@ def storm(seed: int) -> faulty_api.Act:
         says(429, "TooManyRequests", Retry_After="1"),
         says(500, "InternalError"),
         says(504, "Timeout"),
-        faulty_api.says_503_without_a_type,
-        faulty_api.says_page(200),
-        faulty_api.says_page(502),
-        faulty_api.resets,
-        faulty_api.resets_in_the_middle_of_a_line,
-        faulty_api.loses_the_answer,
-        faulty_api.delays(0.5),
+        injected_faults.says_503_without_a_type,
+        injected_faults.says_page(200),
+        injected_faults.says_page(502),
+        injected_faults.resets,
+        injected_faults.resets_in_the_middle_of_a_line,
+        injected_faults.loses_the_answer,
+        injected_faults.delays(0.5),
     ]
 
     async def act(answer: Answer) -> web.StreamResponse:

@@ -25,16 +25,6 @@ START = (80, 100)
 WAIT_S = 120.0
 
 
-@pytest.fixture(scope="module")
-def operator(
-    kubeconfig: Path, agents: Agents, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[OperatorProcess]:
-    with OperatorProcess(
-        kubeconfig, tmp_path_factory.mktemp("operator"), agents.port, free_port()
-    ) as running:
-        yield running
-
-
 def less_prefill_helps(split: Split) -> int:
     return 5 if split == START else REQUESTS
 
@@ -232,5 +222,5 @@ def test_an_operator_that_dies_in_the_middle_is_taken_over_from(
         with OperatorProcess(kubeconfig, tmp_path, agents.port, free_port(), "heir") as heir:
             cluster.wait(lambda: "leads" in heir.log(), "the heir leads", timeout_s=60)
             seen = stages(cluster, fleet, lambda: len(fleet.moved()) == 8, "all pods follow")
-            assert seen[-2:] == [2, 8]
+            assert next(count for count in seen if count > 1) == 2, "a quarter of them first"
             assert {pod.followed_id for pod in fleet.pods} == {trial["decisionID"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -71,6 +72,21 @@ def test_the_kinds_of_a_placement(placement: str, workload: str) -> None:
 )
 def test_children_of_other_projects_kinds(kinds: tuple[str, ...], routing: str, more: set[str]) -> None:
     assert children(kinds=kinds, routing=routing).keys() - children().keys() == more
+
+
+def test_series_of_pods_get_the_service_and_the_component_as_labels() -> None:
+    """Named as Prometheus' discovery names the pods' labels, and these are on the pods."""
+    found = children(kinds=(POD_MONITOR,))
+    pod_labels = found["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    known = {f"__meta_kubernetes_pod_label_{re.sub('[./-]', '_', name)}": name for name in pod_labels}
+    endpoints = found["PodMonitor"]["spec"]["podMetricsEndpoints"]
+    assert [each["port"] for each in endpoints] == ["agent", "http"]
+    for endpoint in endpoints:
+        given = {
+            each["targetLabel"]: pod_labels[known[each["sourceLabels"][0]]]
+            for each in endpoint["relabelings"]
+        }
+        assert given == {"service": "chat", "component": "engine"}
 
 
 def test_every_child_goes_with_its_service() -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from api_server import api_server_with_crds
-from operator_process import Agents, Cluster, serving_agents
+from operator_process import Agents, Cluster, OperatorProcess, serving_agents
+from running_service import free_port
 
 
 @pytest.fixture(scope="module")
@@ -27,3 +28,14 @@ def cluster(kubeconfig: Path) -> Iterator[Cluster]:
 def agents() -> Iterator[Agents]:
     with serving_agents() as served:
         yield served
+
+
+@pytest.fixture(scope="module")
+def operator(
+    kubeconfig: Path, agents: Agents, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[OperatorProcess]:
+    """By the administrator's account; modules that end or limit it have one of their own."""
+    with OperatorProcess(
+        kubeconfig, tmp_path_factory.mktemp("operator"), agents.port, free_port()
+    ) as running:
+        yield running

@@ -81,7 +81,11 @@ def series(
     return {
         (
             sample.name.removeprefix("semipd_service_"),
-            *(sample.labels[label] for label in ("namespace", "name", "role") if label in sample.labels),
+            *(
+                sample.labels[label]
+                for label in ("namespace", "name", "role", "latency", "verdict")
+                if label in sample.labels
+            ),
         ): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
@@ -94,9 +98,11 @@ def test_a_service_under_load_has_all_its_series() -> None:
     assert abs(pressure - 0.75) < 0.05
     assert found == {
         "saturation": 0.4,
+        "kv_used_ratio": 0.25,
         "queue_requests": 4,
         "running_requests": 8,
         "slo_attainment_ratio": 0.9,
+        "slo_attainment_target_ratio": 0.9,
         "engines_reporting": 1,
         "replicas_desired": 3,
         "replicas_ready": 2,
@@ -105,9 +111,34 @@ def test_a_service_under_load_has_all_its_series() -> None:
 
 def test_no_data_has_no_series_that_an_autoscaler_could_take_for_zero() -> None:
     found = series({CHAT: looped(8, answers=False)})
-    silent = ("slo_pressure", "saturation", "queue_requests", "running_requests", "slo_attainment_ratio")
+    silent = (
+        "slo_pressure",
+        "saturation",
+        "kv_used_ratio",
+        "queue_requests",
+        "running_requests",
+        "slo_attainment_ratio",
+        "window_requests",
+        "latency_seconds",
+    )
     assert not {name for name, *_ in found} & set(silent)
     assert found["engines_reporting", "team-a", "chat"] == 0
+
+
+def test_latencies_stand_beside_their_targets_in_seconds_and_verdicts_are_counted() -> None:
+    found = series({CHAT: looped(8)})
+    assert found["latency_target_seconds", *CHAT, "ttft"] == 0.4
+    assert found["latency_target_seconds", *CHAT, "tpot"] == 0.06
+    assert abs(found["latency_seconds", *CHAT, "ttft"] - 0.3) < 0.03
+    assert abs(found["latency_seconds", *CHAT, "tpot"] - 0.015) < 0.0015
+    attained, missed = (found["window_requests", *CHAT, verdict] for verdict in ("attained", "missed"))
+    assert attained == 9 * missed > 0
+
+
+def test_targets_are_told_without_data_too() -> None:
+    found = series({CHAT: looped(8, answers=False)})
+    assert found["slo_attainment_target_ratio", *CHAT] == 0.9
+    assert found["latency_target_seconds", *CHAT, "ttft"] == 0.4
 
 
 def test_a_mean_that_is_not_whole_yet_is_not_told() -> None:
@@ -118,7 +149,8 @@ def test_labels_are_namespace_and_name_alone() -> None:
     services = {CHAT: looped(8), CODE: looped(8)}
     pairs = {tuple(labels[:2]) for _, *labels in series(services)}
     assert pairs == {tuple(CHAT), tuple(CODE)}
-    assert {len(labels) for name, *labels in series(services) if name != "share_percent"} == {2}
+    more = ("share_percent", "window_requests", "latency_seconds", "latency_target_seconds")
+    assert {len(labels) for name, *labels in series(services) if name not in more} == {2}
 
 
 def test_a_service_that_is_deleted_has_no_series() -> None:

@@ -281,7 +281,7 @@ def test_the_agents_port_is_open_to_the_proxies_of_the_service_alone() -> None:
 def test_proxies_are_scraped_where_pod_monitors_are() -> None:
     found = children(READY, replace(INSTALLATION, optional_kinds=(POD_MONITOR,)))
     [endpoint] = found["PodMonitor", "chat-proxy"]["spec"]["podMetricsEndpoints"]
-    assert endpoint == {"port": "http", "path": "/metrics"}
+    assert (endpoint["port"], endpoint["path"]) == ("http", "/metrics")
 
 
 def test_a_proxys_children_go_with_the_service() -> None:

@@ -161,6 +161,21 @@ def slot(attained: int, missed: int = 0) -> WindowSlot:
             {"Degraded": ("True", "GpuUnhealthy"), "Ready": ("True", "AllReady")},
             id="a GPU is unhealthy",
         ),
+        pytest.param(
+            {"partitions": {"chat-1": partition(degraded="MpsFault")}},
+            {"Degraded": ("True", "PodFault"), "Ready": ("True", "AllReady")},
+            id="an agent says what is wrong with its pod",
+        ),
+        pytest.param(
+            {"partitions": {"chat-1": partition(gpu="Unhealthy", degraded="GpuLost")}},
+            {"Degraded": ("True", "GpuUnhealthy")},
+            id="a GPU that is ill explains more than that",
+        ),
+        pytest.param(
+            {"partitions": {"chat-1": partition(degraded="Problems")}},
+            {"Degraded": ("False", "Healthy")},
+            id="what an agent tries again is its own affair",
+        ),
     ],
 )
 def test_conditions(changes: dict[str, Any], expected: dict[str, tuple[str, str]]) -> None:
@@ -173,6 +188,12 @@ def test_a_service_that_its_class_refuses_says_why() -> None:
     ready = next(condition for condition in found.conditions if condition.type == "Ready")
     assert (ready.status.value, ready.reason) == ("False", "ClassRefuses")
     assert "spec.replicas: got '6 GPUs', allowed: at most 4" in ready.message
+
+
+def test_a_fault_of_a_pod_is_told_in_the_agents_words() -> None:
+    found = build_status(observed(partitions={"chat-1": partition(degraded="NoDriver")}), None, None, NOW)
+    degraded = next(condition for condition in found.conditions if condition.type == "Degraded")
+    assert degraded.message == "chat-1: NoDriver: why"
 
 
 @pytest.mark.parametrize(

@@ -46,16 +46,6 @@ def kubeconfig(control_plane: ControlPlane) -> Path:
     return control_plane.kubeconfig
 
 
-@pytest.fixture(scope="module")
-def operator(
-    kubeconfig: Path, agents: Agents, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[OperatorProcess]:
-    with OperatorProcess(
-        kubeconfig, tmp_path_factory.mktemp("operator"), agents.port, free_port()
-    ) as process:
-        yield process
-
-
 @contextmanager
 def deployed(
     cluster: Cluster, agents: Agents, name: str, replicas: int, **rollout: int
@@ -193,11 +183,14 @@ def test_a_model_that_is_asked_back_half_way_leaves_the_pods_as_they_were(
     with deployed(cluster, agents, "reverts", 3) as pods:
         before = pods.play()
         ask_for(cluster, "reverts", "stuck")
-        pods.until(lambda found: any(pod.model == "stuck" for pod in found), "one pod tries it")
+        pods.until(
+            lambda found: any(pod.model == "stuck" for pod in found) and pods.rollout(),
+            "one pod tries it, and the status says so",
+        )
         ask_for(cluster, "reverts", "old")
         back = pods.until(lambda found: is_all("old", found, 3) and not pods.rollout(), "it is as before")
         assert {pod.uid for pod in back} == {pod.uid for pod in before}
-        assert "RolloutReverted" in decisions(cluster, "reverts")
+        pods.until(lambda _: "RolloutReverted" in decisions(cluster, "reverts"), "it says why")
 
 
 def test_a_third_template_half_way_is_tried_in_its_place(

@@ -5,7 +5,7 @@ from copy import deepcopy
 
 import pytest
 
-from semipd_operator.observe.trim import is_news, trim_partition, trim_pod
+from semipd_operator.observe.trim import is_news, trim_partition, trim_pod, trim_service
 
 LABELS = {"semipd.io/service": "chat", "a": "b"}
 SPLIT = {"prefillPercent": 80, "decodePercent": 100}
@@ -95,9 +95,19 @@ def read_twice(keep, found):
 
 
 def test_equal_words_of_two_pods_are_one_in_memory():
-    one, other = (pod["status"]["conditions"][0] for pod in read_twice(trim_pod, POD))
-    assert one["type"] is other["type"]
-    assert all(a is b for a, b in zip(one, other, strict=True)), "keys too"
+    one, other = read_twice(trim_pod, POD)
+    assert one["view"].node is other["view"].node
+    assert one["metadata"]["namespace"] is other["metadata"]["namespace"]
+    assert all(a is b for a, b in zip(one["metadata"], other["metadata"], strict=True)), "keys too"
+
+
+def test_of_a_service_only_managers_of_its_replicas_are_kept():
+    entries = [
+        {"manager": "kubectl", "fieldsV1": {"f:spec": {"f:model": {}}}},
+        {"manager": "hpa", "subresource": "scale", "fieldsV1": {"f:spec": {"f:replicas": {}}}},
+    ]
+    found = {"metadata": {"name": "chat", "managedFields": entries}, "spec": {"replicas": 2}, "status": {}}
+    assert trim_service(found) == {**found, "metadata": {"name": "chat", "managedFields": entries[1:]}}
 
 
 def test_equal_words_of_two_partitions_are_one_in_memory():

@@ -7,8 +7,8 @@ complete.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -67,6 +67,7 @@ class Scraper:
         slots = asyncio.Semaphore(CONCURRENCY)
 
         async def ask(key: Key, name: str, address: str) -> None:
+            """In a place of `slots`, which it gives back."""
             try:
                 body = await self._fetch(address, slots)
                 if body is not None:
@@ -76,26 +77,34 @@ class Scraper:
                 if pending[key].waiting == 0:
                     complete.put_nowait(key)
 
-        tasks = [
-            asyncio.create_task(ask(key, name, address))
-            for key, addresses in services.items()
-            for name, address in addresses.items()
-        ]
+        asking: set[asyncio.Task[None]] = set()
+
+        async def ask_all() -> None:
+            """A task of its own for each agent, once it has a place: as many at once would be a tenth of the memory."""
+            for key, addresses in services.items():
+                for name, address in addresses.items():
+                    await slots.acquire()
+                    task = asyncio.create_task(ask(key, name, address))
+                    asking.add(task)
+                    task.add_done_callback(asking.discard)
+
         for key in [key for key, each in pending.items() if each.waiting == 0]:
             complete.put_nowait(key)
+        feeding = asyncio.create_task(ask_all())
         try:
             async for key in _until(asyncio.get_running_loop().time() + deadline_s, complete, len(pending)):
                 yield key, pending.pop(key).read()
         finally:
-            for task in tasks:
+            left = [feeding, *asking]
+            for task in left:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*left, return_exceptions=True)
         for key, each in pending.items():
             yield key, each.read()
 
     async def _fetch(self, address: str, slots: asyncio.Semaphore) -> bytes | None:
         host = f"[{address}]" if ":" in address else address
-        async with _place(slots):
+        with _held(slots):
             try:
                 async with self._client.get(f"http://{host}:{self._port}/v1/windows") as answer:
                     return await _read(answer) if answer.status == OK else None
@@ -114,10 +123,9 @@ async def _until(at_s: float, keys: asyncio.Queue[Key], count: int) -> AsyncIter
         yield key
 
 
-@asynccontextmanager
-async def _place(slots: asyncio.Semaphore) -> AsyncIterator[None]:
-    """One of `slots`, given back after PATIENCE_S at the latest: waiting for a dead agent costs nothing that others need."""
-    await slots.acquire()
+@contextmanager
+def _held(slots: asyncio.Semaphore) -> Iterator[None]:
+    """A place that was taken, given back after PATIENCE_S at the latest: a dead agent costs nothing that others need."""
     is_held = True
 
     def give_back() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from semipd_core.api import codec
 from semipd_core.errors import InvalidSpec
 from semipd_operator.observe.child import view_child
 from semipd_operator.plan.naming import COMPONENT_LABEL, HASH_LABEL, SERVICE_LABEL, TEMPLATE_ANNOTATION
+from semipd_operator.plan.observed import owns_replicas, view_pod
 from semipd_shell import log
 
 Object = Mapping[str, Any]
@@ -19,25 +21,21 @@ _LABELS = (SERVICE_LABEL, COMPONENT_LABEL, HASH_LABEL)
 _log = log.logger(__name__)
 
 
+def trim_service(found: Object) -> Object:
+    """Without the managers of fields whose managers are of no interest: they are most of it."""
+    metadata = found["metadata"]
+    if "managedFields" in metadata:
+        owners = [entry for entry in metadata["managedFields"] if owns_replicas(entry)]
+        metadata = {**metadata, "managedFields": owners}
+    shared: Object = share_words({**found, "metadata": metadata})
+    return shared
+
+
 def trim_pod(found: Object) -> Object:
-    status = found.get("status", {})
-    kept = {
-        "podIP": status.get("podIP"),
-        "conditions": [
-            condition
-            for condition in status.get("conditions", [])
-            if condition.get("type") in ("Ready", "PodScheduled")
-        ],
-        "containerStatuses": [
-            {"state": each.get("state", {}), "lastState": each.get("lastState", {})}
-            for each in status.get("containerStatuses", [])
-        ],
-    }
-    return {
-        "metadata": _metadata(found, "uid", "deletionTimestamp"),
-        "spec": share_words({"nodeName": found.get("spec", {}).get("nodeName")}),
-        "status": share_words(kept),
-    }
+    """With `view`: the PodView, whose template only its revision can tell."""
+    view = view_pod(found)
+    shared = replace(view, node=share_words(view.node), problem=share_words(view.problem))
+    return {"metadata": _metadata(found), "view": shared}
 
 
 def share_words(value: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,12 +18,20 @@ from semipd_core.api.service_class import SemiPDClass
 from semipd_core.errors import InvalidSpec
 from semipd_operator import kinds
 from semipd_operator.observe.child import ChildView
-from semipd_operator.observe.trim import is_news, trim_child, trim_partition, trim_pod, trim_replica_set
+from semipd_operator.observe.trim import (
+    is_news,
+    trim_child,
+    trim_partition,
+    trim_pod,
+    trim_replica_set,
+    trim_service,
+)
 from semipd_operator.plan.class_status import Deployed
 from semipd_operator.plan.naming import (
     CHILD_MANAGER,
     COMPONENT_LABEL,
     ENGINE,
+    HASH_LABEL,
     PROXY,
     PROXY_SUFFIX,
     SERVICE_LABEL,
@@ -35,7 +44,6 @@ from semipd_operator.plan.observed import (
     RevisionView,
     WorkloadView,
     owns_replicas,
-    view_pod,
     view_replicas_owner,
     view_revision,
     view_workload,
@@ -111,7 +119,7 @@ class World:
             self.services.pop(key, None)
             self._read.pop(key, None)
         else:
-            self.services[key] = found
+            self.services[key] = trim_service(found)
         self._on_dirty(key)
 
     def note_class(self, name: str, found: Object | None) -> None:
@@ -193,7 +201,10 @@ class World:
     def pods(self, key: Key) -> list[PodView]:
         """Of engines."""
         templates = {each.hash: each.template for each in self.revisions(key)}
-        return [view_pod(found, templates) for found in self._with_component("Pod", key, ENGINE)]
+        return [
+            replace(found["view"], template=templates.get(found["metadata"]["labels"].get(HASH_LABEL, "")))
+            for found in self._with_component("Pod", key, ENGINE)
+        ]
 
     def revisions(self, key: Key) -> list[RevisionView]:
         """Of engines, those that say which template they are; by their hash."""

@@ -15,6 +15,7 @@ from semipd_core.cluster.template_rollout import TemplateTrial
 from semipd_core.errors import InvalidSpec
 from semipd_core.policies.decision import Reason
 from semipd_core.slo.pooled import WindowState
+from semipd_operator.plan.isolation import describe_fallen
 from semipd_operator.plan.naming import PAUSE_ANNOTATION
 from semipd_operator.plan.observed import Observed, is_unschedulable
 from semipd_operator.plan.routing import Route
@@ -43,6 +44,8 @@ class StatusReason(StrEnum):
     PIN_INVALID = "PinInvalid"
     ROLLED_BACK = "RolledBack"
     GPU_UNHEALTHY = "GpuUnhealthy"
+    POD_FAULT = "PodFault"
+    FELL_BACK = "FellBack"
     HEALTHY = "Healthy"
     PAUSED = "Paused"
     REPLICAS_OWNED = "ReplicasOwned"
@@ -50,6 +53,7 @@ class StatusReason(StrEnum):
     UNKNOWN_YET = "NotObservedYet"
 
 
+TRIED_AGAIN = "Problems"  # reason of a partition's Degraded where the agent has no word for what is wrong
 _SETTLED = (StatusReason.UP_TO_DATE, StatusReason.PAUSED, Reason.CANARY)  # nothing that Ready waits for
 
 
@@ -132,6 +136,15 @@ def partition_applied(observed: Observed) -> Condition:
     return _true(kind, StatusReason.APPLIED, f"granted as requested in {len(names)} pods")
 
 
+def isolation_preferred(observed: Observed) -> Condition | None:
+    """None while every pod has what isolation `Auto` prefers, or nothing was to choose."""
+    fallen = describe_fallen(observed)
+    if not fallen:
+        return None
+    said = f"{len(fallen)} of {sum(not pod.is_leaving for pod in observed.pods)} pods have another: {_some(fallen)}"
+    return _false(ConditionType.ISOLATION_PREFERRED, StatusReason.FELL_BACK, said)
+
+
 def metrics_available(round_: ClusterRound | None, engines: int) -> Condition:
     kind = ConditionType.METRICS_AVAILABLE
     if round_ is None:
@@ -161,7 +174,7 @@ def degraded(
     pin_defect: InvalidSpec | None = None,
     refusal: TemplateRefusal | None = None,
 ) -> Condition:
-    """Somebody must look: the spec is refused by the class, a pin is none, a GPU is unhealthy, or a template was rolled back."""
+    """Somebody must look: the class refuses the spec, a pin is none, a pod or its GPU is ill, or a template was rolled back."""
     kind = ConditionType.DEGRADED
     if defect is not None:
         return _true(kind, StatusReason.CLASS_REFUSES, f"{defect}; the service keeps running as it was")
@@ -177,9 +190,24 @@ def degraded(
     ]
     if ill:
         return _true(kind, StatusReason.GPU_UNHEALTHY, _some(ill))
+    if faults := _pod_faults(observed):
+        return _true(kind, StatusReason.POD_FAULT, _some(faults))
     if refusal is not None:
         return _true(kind, StatusReason.ROLLED_BACK, refusal.message)
     return _false(kind, StatusReason.HEALTHY, "")
+
+
+def _pod_faults(observed: Observed) -> list[str]:
+    """What agents say is wrong with their pods; what they try again by themselves ("Problems") is theirs alone."""
+    return [
+        f"{name}: {condition.reason}: {condition.message}"
+        for name, partition in observed.partitions.items()
+        if partition.status is not None
+        for condition in partition.status.conditions
+        if condition.type == ConditionType.DEGRADED
+        and condition.status is ConditionStatus.TRUE
+        and condition.reason != TRIED_AGAIN
+    ]
 
 
 def routed(route: Route) -> Condition:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from semipd_core.agent_config import PartitionSettings
 from semipd_core.api import codec
 from semipd_core.api.fields import Device, PartitionSplit, ShareBounds
 from semipd_core.api.metadata import ServiceObjectMeta
 from semipd_core.api.model_uri import ModelUri, parse_model_uri
 from semipd_core.api.service import PartitionSpec, Placement, SemiPDService, ServiceSpec
 from semipd_core.api.service_class import ClassSpec
+from semipd_core.partition import Isolation
+from semipd_core.service_settings import isolation_choices, partition_settings
 from semipd_operator.plan.guard_rails import cut_bounds, device_of
 
 MODELS_DIRECTORY = "/models"  # of volumes
@@ -27,6 +30,18 @@ class Effective:
     device: Device  # never Auto
     image: str
     max_switches_per_hour: int
+    allowed_isolations: tuple[Isolation, ...] = tuple(Isolation)  # among which `Auto` chooses
+
+    @property
+    def partition(self) -> PartitionSettings:
+        """As the pods are to have it; what they have may differ (`isolation.fleet_partition`)."""
+        return partition_settings(self.spec.partition, self.allowed_isolations)
+
+    @property
+    def allows_all_of_auto(self) -> bool:
+        """Then pods need not be told."""
+        allowed = isolation_choices(self.spec.partition, self.allowed_isolations)
+        return allowed == isolation_choices(self.spec.partition)
 
     @property
     def model(self) -> ModelUri:
@@ -62,6 +77,7 @@ def apply_class(service: SemiPDService, cls: ClassSpec, *, operator_image: str) 
         device=device,
         image=cls.image or operator_image,
         max_switches_per_hour=cls.max_switches_per_hour,
+        allowed_isolations=cls.allowed_isolations,
     )
 
 

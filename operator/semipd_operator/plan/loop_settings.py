@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from semipd_core.agent_config import PartitionSettings
 from semipd_core.api.fields import Device
 from semipd_core.api.service import PartitionMode
 from semipd_core.cluster.loop import initial_state
@@ -18,7 +19,8 @@ from semipd_core.cluster.state import (
 from semipd_core.partition import Band, Partition, Wish
 from semipd_core.policies.decision import Decision, Reason
 from semipd_core.policies.splits import nearest_split
-from semipd_core.service_settings import partition_settings, slo_targets
+from semipd_core.profile.start import start_on_a_gpu
+from semipd_core.service_settings import slo_targets
 from semipd_operator.plan.effective import Effective
 
 ROUNDS_PER_WINDOW = 4
@@ -33,18 +35,20 @@ def loop_config(
     effective: Effective,
     round_s: float,
     *,
+    partition: PartitionSettings | None = None,
     pin: Partition | None = None,
     paused: bool = False,
     canary_start_s: float = 1800.0,
     template_on_trial: bool = False,
 ) -> ClusterConfig:
-    """`round_s`: the time from one look to the next."""
-    spec = effective.spec
+    """`round_s`: the time from one look to the next. `partition`: as the pods have it; None: as they are to have it."""
+    spec, is_cpu = effective.spec, effective.device is Device.CPU
     return replace(
         ClusterConfig.of_settings(
-            partition_settings(spec.partition),
+            partition or effective.partition,
             slo_targets(spec.slo),
-            takes_turns=effective.device is Device.CPU,
+            takes_turns=is_cpu,
+            start=None if is_cpu else start_on_a_gpu(),
         ),
         moves_per_hour=effective.max_switches_per_hour,
         window_s=max(MIN_WINDOW_S, ROUNDS_PER_WINDOW * round_s),
@@ -80,11 +84,18 @@ def fit_state(
         return _fix(state, fixed, now_s)
     if not state.decision_id.startswith(OWN_PREFIX):
         return _release(state, config, now_s)
+    has_changed = before is not None and before.isolation is not config.isolation
     if state.target not in config.splits or not config.bounds.encloses(state.band):
         target = nearest_split(config.splits, state.target)
+        if has_changed:
+            why = f"pods run with isolation {config.isolation} now: {target} is the nearest split that all can run"
+            return _go_on(state, config, target, Reason.ISOLATION_CHANGED, why, now_s)
         why = f"the bounds have changed: {target} is the nearest split inside them"
         return _go_on(state, config, target, Reason.BOUNDS_CHANGED, why, now_s)
     canary = state.canary
+    if has_changed and canary is not None and canary.wish.target not in config.splits:
+        why = f"{canary.wish.target} is taken back to {state.target}: isolation {config.isolation} cannot run it"
+        return note(replace(state, canary=None), Reason.ISOLATION_CHANGED, why, now_s)
     if canary is not None and not config.bounds.encloses(canary.wish.band):
         why = f"the bounds have changed: {canary.wish.target} is taken back to {state.target}"
         return note(replace(state, canary=None), Reason.BOUNDS_CHANGED, why, now_s)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 from semipd_core.api.partition import SemiPDPartition
 from semipd_core.api.service import Placement, SemiPDService
-from semipd_operator.plan.naming import HASH_LABEL, PAUSE_ANNOTATION, SKIP_ANNOTATION
+from semipd_operator.plan.naming import PAUSE_ANNOTATION, SKIP_ANNOTATION
 
 Object = Mapping[str, Any]
-NO_TEMPLATES: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,8 +143,8 @@ def workload_kind(service: SemiPDService) -> str:
     return "DaemonSet" if service.spec.placement is Placement.EVERY_NODE else "Deployment"
 
 
-def view_pod(found: Object, templates: Mapping[str, str] = NO_TEMPLATES) -> PodView:
-    """`templates`: digests by the hash that Kubernetes gives them."""
+def view_pod(found: Object) -> PodView:
+    """Without its template: its revision has that."""
     metadata, status = found["metadata"], found.get("status", {})
     return PodView(
         name=metadata["name"],
@@ -156,7 +154,6 @@ def view_pod(found: Object, templates: Mapping[str, str] = NO_TEMPLATES) -> PodV
         is_ready=_condition(found, "Ready").get("status") == "True",
         is_leaving="deletionTimestamp" in metadata,
         problem=_problem(found),
-        template=templates.get(metadata.get("labels", {}).get(HASH_LABEL, "")),
     )
 
 

@@ -9,8 +9,8 @@ from semipd_core.cluster.state import bounds_of
 from semipd_core.errors import InvalidSpec
 from semipd_core.partition import Band, Isolation, Partition
 from semipd_core.policies.splits import FREE_STEP_PERCENT, legal_splits
-from semipd_core.service_settings import partition_settings
 from semipd_operator.plan.effective import Effective
+from semipd_operator.plan.isolation import fleet_partition
 from semipd_operator.plan.naming import PIN_ANNOTATION
 from semipd_operator.plan.observed import Observed
 
@@ -31,7 +31,7 @@ def read_pin(observed: Observed, effective: Effective) -> Pin:
     given = observed.service.metadata.annotations.get(PIN_ANNOTATION)
     if given is None:
         return Pin()
-    settings = partition_settings(effective.spec.partition)
+    settings = fleet_partition(effective, observed)
     splits = legal_splits(settings.isolation, bounds_of(settings))
     match = _FORM.fullmatch(given)
     prefill, decode = (int(match[1]), int(match[2])) if match else (0, 0)

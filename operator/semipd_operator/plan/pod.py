@@ -126,6 +126,8 @@ def _environment(effective: Effective) -> list[Manifest]:
         {"name": "HF_HOME", "value": f"{CACHE_DIRECTORY}/huggingface"},
         {"name": "HOME", "value": CACHE_DIRECTORY},
     ]
+    if not effective.allows_all_of_auto:
+        variables.append({"name": "SEMIPD_ISOLATIONS", "value": ",".join(effective.allowed_isolations)})
     if spec.model.token_secret_ref:
         variables.append(_from_secret("HF_TOKEN", spec.model.token_secret_ref))
     if spec.http.api_key_secret_ref:

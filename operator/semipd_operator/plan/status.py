@@ -22,6 +22,7 @@ from semipd_operator.plan.template_trial import NO_ROLLOUT, Rollout
 from semipd_operator.plan.times import to_rfc3339
 from semipd_operator.plan.trial_status import canary_status, proven_status, rollout_status
 
+OPTIONAL = (ConditionType.ROUTED, ConditionType.ISOLATION_PREFERRED)  # gone where there is nothing to say
 MEASURED = (ConditionType.METRICS_AVAILABLE, ConditionType.SLO_MET)
 
 
@@ -49,9 +50,9 @@ def build_status(
     service, workload = observed.service, observed.workload
     old = service.status or ServiceStatus()
     found = _conditions(observed, loop, defect, pin_defect, route, rollout)
-    if not any(each.type == ConditionType.ROUTED for each in found):
-        kept = tuple(each for each in old.conditions if each.type != ConditionType.ROUTED)
-        old = replace(old, conditions=kept)
+    said = {each.type for each in found}
+    gone = [kind for kind in OPTIONAL if kind not in said]
+    old = replace(old, conditions=tuple(each for each in old.conditions if each.type not in gone))
     if loop is None:  # the operator starts anew: what the last one saw holds until the first look
         found = [
             each
@@ -114,6 +115,8 @@ def _conditions(
         conditions.slo_met(round_, observed.service.spec.slo),
         conditions.degraded(observed, defect, pin_defect, rollout.refusal),
     ]
+    if (fallen := conditions.isolation_preferred(observed)) is not None:
+        parts.append(fallen)
     if route is not None and observed.service.spec.routing is not Routing.SERVICE:
         parts.append(conditions.routed(route))
     return [conditions.ready(parts), *parts]

@@ -51,6 +51,7 @@ def find_transitions(old: ServiceStatus | None, new: ServiceStatus) -> Iterator[
                 note=f"{now.reason}: {now.message}".rstrip(": "),
                 is_warning=_BAD[kind] is now.status,
             )
+    yield from _of_isolation(old, new)
     yield from _of_canary(old, new)
     yield from _of_rollout(old, new)
     if old.requested is not None and new.requested is not None and old.requested != new.requested:
@@ -72,6 +73,13 @@ def _scalings(old: ServiceStatus, new: ServiceStatus) -> Iterator[Transition]:
                 note=f"replicas {change}: {record.reason}: {record.message}",
                 detail=change,
             )
+
+
+def _of_isolation(old: ServiceStatus, new: ServiceStatus) -> Iterator[Transition]:
+    """When a first pod falls back: the condition is there only as long as one has."""
+    now = find_condition(new.conditions, ConditionType.ISOLATION_PREFERRED)
+    if now is not None and find_condition(old.conditions, now.type) is None:
+        yield Transition(reason=_name(now), note=f"{now.reason}: {now.message}", is_warning=True)
 
 
 def _of_canary(old: ServiceStatus, new: ServiceStatus) -> Iterator[Transition]:
