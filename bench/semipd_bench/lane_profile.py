@@ -17,8 +17,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from semipd_core import messages
 from semipd_core.engine_config import EngineConfig
+from semipd_core.partition import Role
+from semipd_core.profile.format import StepLoad
 from semipd_engine.memory.client import attach
 from semipd_engine.model.executor import Executor
+from semipd_engine.profiling.plans import build_plans
 
 STEPS = 10
 OPERATIONS_SHOWN = 14
@@ -29,31 +32,9 @@ class _NoTurns:
         return contextlib.nullcontext()
 
 
-def build_decode_plan(rows: int, context_tokens: int, block_tokens: int) -> messages.StepPlan:
-    blocks = [0] * (context_tokens // block_tokens + 1)
-    return messages.StepPlan(
-        epoch=1,
-        rows=[
-            messages.Row(
-                slot=slot,
-                start=context_tokens,
-                tokens=[0],
-                blocks_from=0,
-                blocks=blocks,
-                sampling=messages.Sampling(),
-            )
-            for slot in range(rows)
-        ],
-        request_ids=[""] * rows,
-    )
-
-
-def build_prefill_plan(tokens: int, block_tokens: int) -> messages.StepPlan:
-    blocks = [0] * (tokens // block_tokens + 1)
-    row = messages.Row(
-        slot=0, start=0, tokens=[0] * tokens, blocks_from=0, blocks=blocks, sampling=messages.Sampling()
-    )
-    return messages.StepPlan(epoch=1, rows=[row], request_ids=[""])
+def build_plan(load: StepLoad, block_tokens: int) -> messages.StepPlan:
+    """All of its blocks are the null block."""
+    return next(build_plans(load, blocks=[0], block_tokens=block_tokens, vocab_size=1))
 
 
 def profile_plan(executor: Executor, plan: messages.StepPlan) -> list[dict[str, object]]:
@@ -83,13 +64,11 @@ def main() -> int:
     args = parser.parse_args()
     config = msgspec.json.decode(Path(args.config).read_bytes(), type=EngineConfig)
     executor = Executor.build(config, attach(config.memory_socket))
+    decode = StepLoad(role=Role.DECODE, rows=args.rows, tokens=1, context_tokens=args.context)
+    prefill = StepLoad(role=Role.PREFILL, rows=1, tokens=config.prefill_budget_tokens, context_tokens=0)
     plans = {
-        f"decode, {args.rows} rows at {args.context} tokens": build_decode_plan(
-            args.rows, args.context, config.block_tokens
-        ),
-        f"prefill, {config.prefill_budget_tokens} tokens": build_prefill_plan(
-            config.prefill_budget_tokens, config.block_tokens
-        ),
+        f"decode, {args.rows} rows at {args.context} tokens": build_plan(decode, config.block_tokens),
+        f"prefill, {config.prefill_budget_tokens} tokens": build_plan(prefill, config.block_tokens),
     }
     json.dump({name: profile_plan(executor, plan) for name, plan in plans.items()}, sys.stdout)
     return 0

@@ -1,8 +1,9 @@
 """What a trace would feel like under a split: a small discrete simulation of two lanes per engine.
 
-Pure. It knows this machine's CPU form of sharing: a lane alone runs at its cap; two busy lanes whose caps sum to more than
-100 share the time in proportion to their caps, otherwise each runs at its cap. Prefill takes chunks, shortest prompt
-first with aging; decode takes all rows, first come first served; a proxy gives each arrival to the engine with the
+Pure. How long steps take and how fast lanes are at their caps a `Machine` says: `MachineModel` knows this machine's CPU form of
+sharing (a lane alone runs at its cap; two busy lanes whose caps sum to more than 100 share the time in proportion to their
+caps, otherwise each runs at its cap), `profiled_machine` what `semipd profile` has measured. Prefill takes chunks, shortest
+prompt first with aging; decode takes all rows, first come first served; a proxy gives each arrival to the engine with the
 fewest open requests. It leaves out the KV cache's size and the prefix cache.
 """
 
@@ -11,9 +12,37 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from semipd_bench.trace import Trace
 from semipd_core.partition import Partition
+
+
+class Machine(Protocol):
+    """Steps of one engine in lone ms, the speed of its lanes, and how many such engines there are."""
+
+    @property
+    def engines(self) -> int: ...
+    @property
+    def overhead_ms(self) -> float: ...
+    @property
+    def chunk_tokens(self) -> int: ...
+    @property
+    def max_rows(self) -> int: ...
+    @property
+    def aging_tokens_per_s(self) -> float: ...
+
+    def prefill_ms(self, tokens: int, context_tokens: float) -> float:
+        """`context_tokens`: KV entries read by a row, its own included, on average."""
+        ...
+
+    def decode_ms(self, rows: int, context_tokens: float) -> float:
+        """`context_tokens`: KV entries read by all rows."""
+        ...
+
+    def speeds(
+        self, partition: Partition, *, prefill_busy: bool, decode_busy: bool
+    ) -> tuple[float, float]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +59,7 @@ class MachineModel:
     max_rows: int = 32
     aging_tokens_per_s: float = 15.0
 
-    def prefill_ms(self, tokens: int) -> float:
+    def prefill_ms(self, tokens: int, context_tokens: float = 0.0) -> float:  # noqa: ARG002 - as `Machine`
         return self.prefill_base_ms + self.prefill_ms_per_token * tokens
 
     def slower(self, factor: float) -> MachineModel:
@@ -43,8 +72,11 @@ class MachineModel:
             decode_ms_per_row=self.decode_ms_per_row * factor,
         )
 
-    def decode_ms(self, rows: int) -> float:
+    def decode_ms(self, rows: int, context_tokens: float = 0.0) -> float:  # noqa: ARG002 - as `Machine`
         return self.decode_base_ms + self.decode_ms_per_row * rows
+
+    def speeds(self, partition: Partition, *, prefill_busy: bool, decode_busy: bool) -> tuple[float, float]:
+        return lane_speeds(partition, prefill_busy=prefill_busy, decode_busy=decode_busy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +96,7 @@ def lane_speeds(partition: Partition, *, prefill_busy: bool, decode_busy: bool) 
     return prefill * scale, decode * scale
 
 
-def simulate(machine: MachineModel, partition: Partition, trace: Trace) -> list[Predicted]:
+def simulate(machine: Machine, partition: Partition, trace: Trace) -> list[Predicted]:
     """Run the whole trace to its last token."""
     engines = [_Engine(machine, partition) for _ in range(machine.engines)]
     requests = []
@@ -85,6 +117,7 @@ class _Request:
     prompt_left: int
     output_left: int
     wanted: int
+    context_tokens: int = 0  # computed so far
     first_ms: float = math.nan
     last_ms: float = math.nan
 
@@ -101,7 +134,7 @@ class _Request:
 class _Engine:
     """One engine in flight. `*_left_ms` is what the step in hand still needs at full speed; 0 when idle."""
 
-    machine: MachineModel
+    machine: Machine
     partition: Partition
     now_ms: float = 0.0
     waiting: list[_Request] = field(default_factory=list)
@@ -128,7 +161,7 @@ class _Engine:
         """Run both lanes up to `until_ms`, or until nothing is left to do."""
         while True:
             self._start_steps()
-            prefill, decode = lane_speeds(
+            prefill, decode = self.machine.speeds(
                 self.partition, prefill_busy=bool(self.chunk), decode_busy=bool(self.rows)
             )
             step_ms = min(
@@ -151,10 +184,15 @@ class _Engine:
     def _start_steps(self) -> None:
         if not self.chunk and self.waiting:
             self.chunk = list(self._next_chunk())
-            self.prefill_left_ms = self.machine.prefill_ms(sum(tokens for _, tokens in self.chunk))
+            entries = sum(request.context_tokens + tokens for request, tokens in self.chunk)
+            self.prefill_left_ms = self.machine.prefill_ms(
+                sum(tokens for _, tokens in self.chunk), entries / len(self.chunk)
+            )
         if not self.rows and self.decoding:
             self.rows = self.decoding[: self.machine.max_rows]
-            self.decode_left_ms = self.machine.decode_ms(len(self.rows))
+            self.decode_left_ms = self.machine.decode_ms(
+                len(self.rows), sum(request.context_tokens for request in self.rows)
+            )
 
     def _next_chunk(self) -> Iterator[tuple[_Request, int]]:
         budget = self.machine.chunk_tokens
@@ -181,6 +219,7 @@ class _Engine:
     def _finish_chunk(self) -> None:
         for request, tokens in self.chunk:
             request.prompt_left -= tokens
+            request.context_tokens += tokens
             if not request.prompt_left:
                 self._emit(request)
                 if request.output_left:
@@ -192,4 +231,5 @@ class _Engine:
         if math.isnan(request.first_ms):
             request.first_ms = self.now_ms
         request.last_ms = self.now_ms
+        request.context_tokens += 1
         request.output_left -= 1

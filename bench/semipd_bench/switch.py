@@ -110,11 +110,14 @@ class SwitchRun:
     steady_s: float
     say: Callable[[str], None]
     unix_clock: Callable[[], float] = time.time
+    write_file: Callable[[Path, Partition], Path] | None = (
+        None  # another service, at that path; None: MPS, no policy
+    )
 
     async def measure(self) -> tuple[SwitchResult, RestartResult]:
-        return await self._switch(), await self._restart()
+        return await self.measure_switches(), await self._restart()
 
-    async def _switch(self) -> SwitchResult:
+    async def measure_switches(self) -> SwitchResult:
         file = self._service_file(self.splits[0])
         async with (
             run_service(
@@ -203,6 +206,8 @@ class SwitchRun:
         return load, asyncio.create_task(send())
 
     def _service_file(self, split: Partition) -> Path:
+        if self.write_file is not None:
+            return self.write_file(self.directory / "switch.yaml", split)
         return write_service_file(
             self.directory / "switch.yaml",
             model_uri=self.model_uri,

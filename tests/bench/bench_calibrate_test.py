@@ -1,11 +1,14 @@
 import itertools
+from dataclasses import replace
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semipd_bench.calibrate import REQUESTS_PER_HALF_MIN, Bounds, plan_scaling, predict_half
 from semipd_bench.lanes_model import MachineModel, lane_speeds, simulate
+from semipd_bench.shift import choose_slo
 from semipd_bench.trace import Limits, Trace, TraceRequest, bundled_trace, read_trace
 from semipd_core.partition import Partition
 from semipd_core.telemetry import SloTargets
@@ -200,3 +203,32 @@ def test_the_start_stays_inside_the_bounds_of_the_service():
     found = plan(machine(), bounds)
     assert found.start in splits
     assert len(set(itertools.chain(splits))) == len(splits)
+
+
+@pytest.fixture(scope="module")
+def scaling():
+    return plan_scaling(machine(), read_trace(bundled_trace()), SLO, Bounds(), Limits(context_tokens=2048))
+
+
+@pytest.mark.parametrize(
+    ("met_and_ratios", "chosen"),
+    [
+        pytest.param([(True, 1.5), (True, 2.0)], 0, id="the first that misses by far"),
+        pytest.param([(True, 1.11), (True, 1.4)], 1, id="not one that a faster machine would meet"),
+        pytest.param([(True, 1.2), (True, 1.25), (True, 1.1)], 1, id="else the one that misses most"),
+        pytest.param([(False, 3.0), (True, 1.2)], 1, id="none that serves nobody"),
+        pytest.param([(False, 3.0), (False, 2.0)], 1, id="else the last"),
+    ],
+)
+def test_the_slo_is_one_that_the_start_surely_misses(scaling, met_and_ratios, chosen):
+    """The second half is to miss its targets also where the machine gets faster after it was measured."""
+    planned = [
+        (
+            msgspec.structs.replace(SLO, ttft_ms=index),
+            replace(scaling, is_met=met, second=replace(scaling.second, ratio=ratio)),
+        )
+        for index, (met, ratio) in enumerate(met_and_ratios)
+    ]
+    slo, found = choose_slo(iter(planned))
+    assert slo.ttft_ms == chosen
+    assert found.is_met == met_and_ratios[chosen][0]
