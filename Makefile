@@ -74,6 +74,12 @@ cluster-down: ## end that Kubernetes, and remove what it left
 images: ## build the container images as root, without Docker and without a registry; prints their archives
 	@PYTHONPATH=e2e/images:e2e/cluster $(PYTHON) -m semipd_images build
 
+mps-control: ## NVIDIA's MPS control binary, from Debian's non-free archive into the cache: for the tests that hold the fake against it
+	@PYTHONPATH=e2e/images $(PYTHON) tests/fixtures/mps_package.py
+
+gpu-bundle: $(SETUP) ## what bench/gpu/run needs on a GPU's machine and the network has: one folder, under 60 MiB
+	@bench/gpu/bundle --uv $(UV)
+
 bench: $(SETUP) ## lane shares, live switches (minutes; results under bench/results)
 	@$(RUN)/semipd bench shares && $(RUN)/semipd bench switch
 

@@ -32,6 +32,7 @@ REPLAY_TIMEOUT_S = 400
 SWITCH_S = 10.0  # until requests are all of the new split
 NEEDED_PERMILLE = 900
 SHOWN_S = 20.0
+ATTEMPTS = 3  # where another's work ends between measuring and replaying, the start has nothing to miss
 
 
 def manifest() -> dict[str, Any]:
@@ -86,6 +87,12 @@ class Replayed:
         is_early = outcome["ttftMs"] <= self.plan["ttftMs"]
         return bool(is_early and (outcome["tpotMs"] or 0) <= self.plan["tpotMs"])
 
+    @property
+    def is_pointless(self) -> bool:
+        """Whether the machine has become so much faster since it was measured that the start serves the second half too."""
+        permille = self.attained_permille(self.joint_s, self.end_s)
+        return permille is not None and permille >= NEEDED_PERMILLE
+
     def curve(self) -> Iterator[tuple[float, int | None]]:
         at_s = self.lines[0]["startedS"]
         while at_s < self.end_s:
@@ -95,6 +102,8 @@ class Replayed:
 
 def measured_and_started(kubectl: Kubectl, image: str, served: ServedModel) -> dict[str, Any]:
     """The plan of the replay; the service then runs at its start, and its loop is free."""
+    disruptions.pin(kubectl, NAME, 100, 100)
+    wait_settled(kubectl, NAME)
     targets = [f"--ttft-ms={TTFT_MS}", f"--tpot-ms={TPOT_MS}", "--slo-factors", *SLO_FACTORS]
     bounds = [f"--decode-min={DECODE_MIN_PERCENT}"]
     plan = plan_replay(kubectl, image, served, [f"--engines={PODS}", *bounds, *targets])
@@ -156,17 +165,35 @@ def assert_attainment_recovers(replayed: Replayed, first_move: Sequence[Asked]) 
     assert after >= min(before, NEEDED_PERMILLE)
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2000)
 def test_the_split_follows_the_traffic_in_one_pod_first_and_attainment_recovers(
     kubectl: Kubectl, installed: ClusterUnderTest
 ) -> None:
     kubectl.apply(manifest())
     wait_settled(kubectl, NAME, timeout_s=400)
+    for _ in range(ATTEMPTS):
+        replayed, asked, explained = replay_shift(kubectl, installed.operator_image)
+        show(replayed, asked, explained)
+        assert replayed.counts["failed"] == 0
+        moves = asked.moves(replayed.joint_s)
+        if moves or not replayed.is_pointless:
+            break
+    assert moves, "the traffic has shifted, and nothing moved"
+    assert_one_pod_first(moves[0], kubectl)
+    assert_granted_as_requested(kubectl)
+    assert_attainment_recovers(replayed, moves[0])
+    assert "CanaryPassed" in explained or len(moves) > 1, (
+        "its decisions tell it, unless later ones have taken their place"
+    )
+
+
+def replay_shift(kubectl: Kubectl, image: str) -> tuple[Replayed, AskedSplits, str]:
+    """What the clients saw, what pods were asked for, and what `kubectl semipd explain` says once all pods have followed."""
     served = ServedModel(url=f"http://{NAME}", name=MODEL)
-    plan = measured_and_started(kubectl, installed.operator_image, served)
+    plan = measured_and_started(kubectl, image, served)
     with (
         watched_splits(kubectl, NAME) as asked,
-        running_replay(kubectl, installed.operator_image, served, plan, SECOND_HALF) as replay,
+        running_replay(kubectl, image, served, plan, SECOND_HALF) as replay,
     ):
         joint_s = Replayed(plan, replay.lines()).joint_s
         wait_for(
@@ -180,13 +207,4 @@ def test_the_split_follows_the_traffic_in_one_pod_first_and_attainment_recovers(
         replayed = Replayed(plan, replay.lines())
     write_logs(kubectl, OUT)
     (OUT / "replay.json").write_text(json.dumps([plan, replayed.lines]))
-    show(replayed, asked, explained)
-    assert replayed.counts["failed"] == 0
-    moves = asked.moves(replayed.joint_s)
-    assert moves, "the traffic has shifted, and nothing moved"
-    assert_one_pod_first(moves[0], kubectl)
-    assert_granted_as_requested(kubectl)
-    assert_attainment_recovers(replayed, moves[0])
-    assert "CanaryPassed" in explained or len(moves) > 1, (
-        "its decisions tell it, unless later ones have taken their place"
-    )
+    return replayed, asked, explained

@@ -22,7 +22,7 @@ async def test_open_requests_finish_within_the_drain_time(
     replicas: int, tiny_llama_dir: Path, tmp_path: Path
 ) -> None:
     chooser = random.Random(1)
-    prompts = [[chooser.randrange(3, 384) for _ in range(30)] for _ in range(12)]
+    prompts = [[chooser.randrange(3, 384) for _ in range(30)] for _ in range(40)]
     manifest = service_manifest(f"file://{tiny_llama_dir}", replicas=replicas, drain={"timeoutSeconds": 60})
     with RunningService(tmp_path, manifest) as service:
         load = asyncio.create_task(service.complete_all(prompts, 150))

@@ -71,7 +71,8 @@ def _build(target: str, archive: Archive) -> None:
 
 def _options(target: str, base: str) -> list[str]:
     options = ["--layers", "--pull-never", "--network", "host", "--isolation", "chroot", "--target", target]
-    options += ["--build-arg", f"BASE={base}", "--file", str(REPOSITORY / CONTAINERFILE)]
+    options += ["--build-arg", f"BASE={base}", "--build-arg", "COMPILER="]  # the nodes have no GPUs
+    options += ["--file", str(REPOSITORY / CONTAINERFILE)]
     if CERTIFICATES.is_file():
         options += ["--volume", f"{CERTIFICATES}:{CERTIFICATES}:ro"]
     return options
