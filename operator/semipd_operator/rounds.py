@@ -127,7 +127,18 @@ class Rounds:
         async for key, reports in self._scraper.scrape(addresses, DEADLINE_SHARE * self._round_s):
             looped = self.services.get(key)
             if looped is not None:
-                self._step(key, looped, pods[key], reports)
+                self._take_step(key, looped, pods[key], reports)
+
+    def _take_step(
+        self, key: Key, looped: Looped, pods: list[PodView], reports: Mapping[str, list[EngineReport]]
+    ) -> None:
+        """Reports that cannot be worked with are no data: nobody else's loop ends with this one's."""
+        for given in (reports, {}):
+            try:
+                self._step(key, looped, pods, given)
+                return
+            except Exception:
+                _log.exception("no step taken", service="/".join(key), pods=len(given))
 
     def _step(
         self, key: Key, looped: Looped, pods: list[PodView], reports: Mapping[str, list[EngineReport]]

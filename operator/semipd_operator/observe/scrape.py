@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import aiohttp
 import msgspec
 
+from semipd_core.node.observation import running_split
 from semipd_core.telemetry import EngineReport
 from semipd_operator.plan.naming import AGENT_PORT
 from semipd_shell.informer import Key
@@ -153,11 +154,14 @@ async def _read(answer: aiohttp.ClientResponse) -> bytes | None:
 
 
 def _read_reports(body: bytes, pod: str) -> list[EngineReport] | None:
-    """None: it is not what an agent says."""
+    """None: it is not what an agent says, or of a split that there is not."""
     try:
-        return [named(report, pod) for report in _decoder.decode(body)]
-    except msgspec.MsgspecError:
+        reports = _decoder.decode(body)
+        for report in reports:
+            running_split(report)
+    except (msgspec.MsgspecError, ValueError):
         return None
+    return [named(report, pod) for report in reports]
 
 
 def named(report: EngineReport, pod: str) -> EngineReport:
