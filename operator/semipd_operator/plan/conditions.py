@@ -41,6 +41,8 @@ class StatusReason(StrEnum):
     FOUND = "MetricsFound"
     MISSING = "MetricsMissing"
     CLASS_REFUSES = "ClassRefuses"
+    CHILD_REFUSED = "ChildRefused"
+    FIELD_OWNED = "FieldOwned"
     PIN_INVALID = "PinInvalid"
     ROLLED_BACK = "RolledBack"
     GPU_UNHEALTHY = "GpuUnhealthy"
