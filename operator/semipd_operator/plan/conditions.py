@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 
 from semipd_core.api.conditions import Condition, ConditionStatus, ConditionType
-from semipd_core.api.partition import EnginePartitionStatus, GpuHealth
+from semipd_core.api.partition import EnginePartitionStatus, GpuHealth, SemiPDPartition
 from semipd_core.api.slo import SloSpec
 from semipd_core.cluster.canary import Canary
 from semipd_core.cluster.state import ClusterRound
@@ -204,12 +204,17 @@ def _pod_faults(observed: Observed) -> list[str]:
     return [
         f"{name}: {condition.reason}: {condition.message}"
         for name, partition in observed.partitions.items()
-        if partition.status is not None
-        for condition in partition.status.conditions
-        if condition.type == ConditionType.DEGRADED
-        and condition.status is ConditionStatus.TRUE
-        and condition.reason != TRIED_AGAIN
+        for condition in find_faults(partition)
     ]
+
+
+def find_faults(partition: SemiPDPartition | None) -> Iterator[Condition]:
+    """Those that an agent has a word for."""
+    status = partition.status if partition is not None else None
+    for condition in status.conditions if status is not None else ():
+        is_true = condition.status is ConditionStatus.TRUE
+        if condition.type == ConditionType.DEGRADED and is_true and condition.reason != TRIED_AGAIN:
+            yield condition
 
 
 def routed(route: Route) -> Condition:
