@@ -167,7 +167,8 @@ class Operator:
                     await self.election.changed.wait()
             if self.election.changed.is_set():
                 self.election.changed.clear()
-                self.rounds.services.clear()  # another may have led meanwhile: take up what the partitions ask for
+                assert self._reconciler is not None
+                self._reconciler.begin_anew()
             try:
                 await self.census.take()
             except FAILURES as error:

@@ -11,6 +11,7 @@ from semipd_core.api import codec
 from semipd_core.api.conditions import set_condition
 from semipd_core.api.service import RolloutStatus, SemiPDService, ServiceStatus
 from semipd_core.errors import InvalidSpec
+from semipd_operator.admitted import AdmittedPods
 from semipd_operator.apply.applier import Applier
 from semipd_operator.apply.attempts import Failure, attempt, degraded_by
 from semipd_operator.apply.recorder import Recorder
@@ -20,11 +21,9 @@ from semipd_operator.observe.census import Census
 from semipd_operator.observe.child import ChildView
 from semipd_operator.observe.revisions import Revisions
 from semipd_operator.observe.world import ChildName, World
-from semipd_operator.plan.class_choice import choose_class
-from semipd_operator.plan.guard_rails import gpus_per_pod
 from semipd_operator.plan.observed import Observed
 from semipd_operator.plan.partitions import is_asked
-from semipd_operator.plan.plan import Admission, Installation, Plan, admit, asks_for_more, build_plan
+from semipd_operator.plan.plan import Admission, Installation, Plan, admit, build_plan
 from semipd_operator.plan.pod import Manifest
 from semipd_operator.plan.template_trial import Rollout
 from semipd_operator.plan.transitions import find_transitions
@@ -56,7 +55,13 @@ class Reconciler:
         self._census = census
         self._now = now
         self._scaler = Scaler(applier, now)
+        self._admitted = AdmittedPods(world)
         self._not_asked: dict[Key, list[Failure]] = {}  # partitions that the last turn could not write
+
+    def begin_anew(self) -> None:
+        """With the lead: another may have led meanwhile; loops take up what the partitions ask for."""
+        self._rounds.services.clear()
+        self._admitted.clear()
 
     async def reconcile(self, key: Key) -> None:
         """Raises: Fenced, FieldOwned, ApiError, httpx2.HTTPError: to be tried again."""
@@ -65,14 +70,20 @@ class Reconciler:
             self._rounds.forget(key)
             self._scaler.forget(key)
             self._revisions.forget(key)
+            self._admitted.forget(key)
             self._not_asked.pop(key, None)
             return
         try:
             observed = self._world.observe(key)
             admission = admit(
-                observed, self._world.classes.values(), self._installation, self._others_gpus(key, observed)
+                observed,
+                self._world.classes.values(),
+                self._installation,
+                self._admitted.others_gpus(key, observed),
             )
             looped = self._follow(key, observed, admission)
+            if admission.effective is not None:
+                self._admitted.note(key, observed)
         except InvalidSpec as error:
             await self._refuse(key, error)
             return
@@ -197,26 +208,6 @@ class Reconciler:
         since = old["lastTransitionTime"] if old.get("status") == "False" else self._time()
         status["conditions"] = [{**refused, "lastTransitionTime": since}, *others]
         await self._applier.apply_status(key.name, key.namespace, status)
-
-    def _others_gpus(self, key: Key, observed: Observed) -> int:
-        """As deployed, of the other services of the same class in the namespace."""
-        classes = list(self._world.classes.values())
-        own = choose_class(observed.service, classes)
-        if own.spec.gpu_budget is None or not (asks_for_more(observed) or observed.service.spec.autoscale):
-            return 0
-        total = 0
-        for other in [
-            each for each in self._world.services if each.namespace == key.namespace and each != key
-        ]:
-            try:
-                service = self._world.service(other)
-            except InvalidSpec:
-                continue
-            choice = choose_class(service, classes)
-            workload = self._world.workload(other, service)
-            if choice.name == own.name and workload is not None:
-                total += gpus_per_pod(service.spec, choice.spec) * workload.desired
-        return total
 
     def _time(self) -> str:
         return self._now().strftime("%Y-%m-%dT%H:%M:%SZ")

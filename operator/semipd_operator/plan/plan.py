@@ -64,7 +64,7 @@ class Plan:
 def admit(
     observed: Observed, classes: Iterable[SemiPDClass], installation: Installation, others_gpus: int
 ) -> Admission:
-    """`others_gpus`: of the other services of the same class in this namespace, as deployed.
+    """`others_gpus`: of the other services of the same class in this namespace.
 
     Raises: InvalidSpec if the bounds hold no legal split.
     """
@@ -74,7 +74,7 @@ def admit(
         return Admission(effective=None, defect=choice.defect)
     per_pod = gpus_per_pod(service.spec, choice.spec)
     deployed = observed.workload.desired if observed.workload else 0
-    wanted = _pods_wanted(observed)
+    wanted = pods_wanted(observed)
     use = GpuUse(wanted=per_pod * wanted, deployed=per_pod * deployed, others=others_gpus)
     defect = class_defect(service, choice.spec, use)
     if defect is not None:
@@ -159,10 +159,11 @@ def build_plan(
 
 def asks_for_more(observed: Observed) -> bool:
     """Pods than are deployed: else its class's budget does not matter."""
-    return _pods_wanted(observed) > (observed.workload.desired if observed.workload else 0)
+    return pods_wanted(observed) > (observed.workload.desired if observed.workload else 0)
 
 
-def _pods_wanted(observed: Observed) -> int:
+def pods_wanted(observed: Observed) -> int:
+    """By the spec; on every node, as many as there are: a service that is new there is refused under a budget."""
     spec = observed.service.spec
     if spec.placement is Placement.EVERY_NODE:
         return observed.workload.desired if observed.workload else 0
