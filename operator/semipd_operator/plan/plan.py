@@ -20,6 +20,7 @@ from semipd_operator.plan.optional_children import INFERENCE_POOL
 from semipd_operator.plan.partitions import build_partitions
 from semipd_operator.plan.pin import Pin, read_pin
 from semipd_operator.plan.pod import Manifest
+from semipd_operator.plan.resume import kept_wishes
 from semipd_operator.plan.routing import decide_route
 from semipd_operator.plan.scaling import Refusal, Scaling, plan_scaling, with_scaling
 from semipd_operator.plan.status import Loop, build_status
@@ -100,7 +101,7 @@ def build_plan(
     rollout: Rollout = NO_ROLLOUT,
     kept: dict[str, Any] | None = None,
 ) -> Plan:
-    """`wish`: for every pod but the `canaries`; None while the class refuses the service. `now`: RFC 3339.
+    """`wish`: for every pod but the `canaries`; None: there is no loop, and pods keep what they are asked for. `now`: RFC 3339.
 
     `kept`: the pod template that is gone back to, where `rollout` holds a refusal.
     """
@@ -124,8 +125,9 @@ def build_plan(
             )
         )
     partitions: list[Manifest] = []
-    if wish is not None and not observed.is_paused:
-        partitions = build_partitions(observed, canaries, wish, effective.spec if effective else None)
+    wishes, usual = (canaries, wish) if wish is not None else kept_wishes(observed)
+    if usual is not None and not observed.is_paused:
+        partitions = build_partitions(observed, wishes, usual, effective.spec if effective else None)
     scaling = plan_scaling(
         observed,
         loop,
