@@ -13,9 +13,9 @@ from semipd_core.api.fields import PartitionSplit
 from semipd_core.api.partition import BandSpec, PodPartitionSpec, SemiPDPartition
 from semipd_core.api.service import CanaryStage, CanaryStatus, PartitionMode, ServiceStatus
 from semipd_core.cluster.canary import Canary, Refusal
-from semipd_core.cluster.guards import HOUR_S
 from semipd_core.cluster.loop import initial_state
 from semipd_core.cluster.state import (
+    HOUR_S,
     ClusterConfig,
     ClusterState,
     band_around,
