@@ -13,7 +13,8 @@ from semipd_core.cluster.canary import Canary
 from semipd_core.cluster.state import ClusterRound
 from semipd_core.cluster.template_rollout import TemplateTrial
 from semipd_core.errors import InvalidSpec
-from semipd_core.policies.decision import Reason
+from semipd_core.policies.decision import MISS_CHANCE_MAX, Reason
+from semipd_core.service_settings import slo_targets
 from semipd_core.slo.pooled import WindowState
 from semipd_operator.plan.isolation import describe_fallen
 from semipd_operator.plan.naming import PAUSE_ANNOTATION
@@ -154,18 +155,23 @@ def metrics_available(round_: ClusterRound | None, engines: int) -> Condition:
     said = f"{round_.window.engines} of {engines} engines report"
     if round_.window_state is WindowState.NO_DATA:
         return _false(kind, StatusReason.MISSING, said)
-    return _true(kind, StatusReason.FOUND, said)
+    return _true(kind, StatusReason.FOUND, "engines report")
 
 
-def slo_met(round_: ClusterRound | None, slo: SloSpec) -> Condition:
-    """Without figures, which would change at every look: they are in `status.slo`."""
+def slo_met(round_: ClusterRound | None, slo: SloSpec, old: Condition | None = None) -> Condition:
+    """Without figures, which would change at every look: they are in `status.slo`.
+
+    False once there are more misses than chance explains, True once there are no more than allowed; in between as it was (`old`).
+    """
     kind = ConditionType.SLO_MET
     if round_ is None:
         return _unknown(kind, StatusReason.UNKNOWN_YET, "the cluster loop has not looked yet")
     state, asked = round_.window_state, 10 * min(slo.ttft.percentile, slo.tpot.percentile)
     if state in (WindowState.NO_DATA, WindowState.IDLE, WindowState.PENDING):
         return _unknown(kind, state.value, "no request was judged in the last window")
-    if state is WindowState.MET:
+    is_chance = round_.window.chance_of_misses(slo_targets(slo)) > MISS_CHANCE_MAX + 1e-9
+    was_met = old is None or old.status is not ConditionStatus.FALSE
+    if state is WindowState.MET or (is_chance and was_met):
         return _true(kind, "Met", f"at least {asked} ‰ of the requests keep both targets")
     return _false(kind, "Missed", f"fewer than {asked} ‰ of the requests keep both targets")
 

@@ -112,7 +112,7 @@ def _conditions(
         conditions.progressing(observed, loop.state.canary if loop else None, rollout),
         conditions.partition_applied(observed),
         conditions.metrics_available(round_, engines),
-        conditions.slo_met(round_, observed.service.spec.slo),
+        conditions.slo_met(round_, observed.service.spec.slo, _slo_met_before(observed)),
         conditions.degraded(observed, defect, pin_defect, rollout.refusal),
     ]
     if (fallen := conditions.isolation_preferred(observed)) is not None:
@@ -120,6 +120,11 @@ def _conditions(
     if route is not None and observed.service.spec.routing is not Routing.SERVICE:
         parts.append(conditions.routed(route))
     return [conditions.ready(parts), *parts]
+
+
+def _slo_met_before(observed: Observed) -> Condition | None:
+    status = observed.service.status
+    return find_condition(status.conditions, ConditionType.SLO_MET) if status is not None else None
 
 
 def _decisions(state: ClusterState, old: Sequence[DecisionRecord]) -> tuple[DecisionRecord, ...]:
