@@ -101,6 +101,14 @@ async def test_engines_carry_the_name_of_their_pod():
     assert reports["chat-0"][0].engine_id == "chat-0/engine-0"
 
 
+async def test_reports_of_a_node_whose_clock_is_behind_come_in_our_time():
+    """To the operator, whose clock is an hour ahead of what the agent's Date says."""
+    async with agents() as port, open_client() as client:
+        scraper = Scraper(client, port, now_s=lambda: time.time() + 3600)
+        [(_, reports)] = [each async for each in scraper.scrape(service("chat", WELL), 10.0)]
+    assert reports["chat-0"][0].at_s - REPORT.at_s == pytest.approx(3600, abs=60)
+
+
 async def test_a_service_without_pods_is_handed_on_too():
     assert await scrape_all(service("empty")) == [(Key("team-a", "empty"), {})]
 
