@@ -56,7 +56,7 @@ def code_of(error: httpx2.HTTPStatusError) -> int:
     return error.response.status_code
 
 
-def degraded_by(failures: Sequence[Failure], generation: int) -> Condition | None:
+def degraded_by(failures: Sequence[Failure], generation: int | None) -> Condition | None:
     """Refusals before fields that are left to others: a child may not be there at all. None: nothing lasts."""
     lasting = [failure for failure in failures if not failure.is_lost_race]
     if not lasting:
