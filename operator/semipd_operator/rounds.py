@@ -64,7 +64,10 @@ class Rounds:
     def follow(self, key: Key, admission: Admission, observed: Observed) -> Looped:
         """The loop of a service that its class admits. Raises: InvalidSpec if the bounds hold no legal split."""
         assert admission.effective is not None
-        looped, now_s = self.services.get(key), self._now_s()
+        uid, now_s = observed.service.metadata.uid, self._now_s()
+        looped = self.services.get(key)
+        if looped is not None and looped.uid != uid:  # made anew under its name: nothing of the old one holds
+            looped = None
         rollout, said = fit_rollout(
             looped.rollout if looped is not None else recorded_rollout(observed),
             wanted_template(admission.effective),
@@ -79,6 +82,7 @@ class Rounds:
                 config=config,
                 state=resume_state(config, observed.partitions.values(), status, now_s),
                 figures=status.slo if status is not None else None,
+                uid=uid,
             )
         elif looped.config != config:
             if looped.config.paused and not config.paused:

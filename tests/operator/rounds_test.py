@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -17,6 +18,8 @@ from semipd_shell.informer import Key
 
 ILL, WELL = Key("team-a", "ill"), Key("team-a", "well")
 NOW_S = 1_000_000.0
+INSTALLATION = Installation(namespace="semipd-system", engine_image="semipd/engine:1")
+ADMISSION = admit(observed(), [service_class(default=True, device="CPU")], INSTALLATION, 0)
 
 
 class Agents:
@@ -51,10 +54,19 @@ async def test_a_service_whose_reports_cannot_be_worked_with_is_without_data_and
         lambda _: None,
         now_s=lambda: NOW_S,
     )
-    installation = Installation(namespace="semipd-system", engine_image="semipd/engine:1")
-    admission = admit(observed(), [service_class(default=True, device="CPU")], installation, 0)
     for key in (ILL, WELL):
-        rounds.follow(key, admission, observed())
+        rounds.follow(key, ADMISSION, observed())
     await rounds.look()
     found = {key: looped.round.window_state for key, looped in rounds.services.items() if looped.round}
     assert found == {ILL: WindowState.NO_DATA, WELL: WindowState.MET}
+
+
+def test_a_service_that_is_made_anew_under_its_name_has_a_loop_of_its_own() -> None:
+    rounds = Rounds(None, 15.0, lambda _: [], lambda _: {}, lambda _: None, now_s=lambda: NOW_S)  # type: ignore[arg-type]
+    first = rounds.follow(WELL, ADMISSION, observed())
+    assert rounds.follow(WELL, ADMISSION, observed()) is first
+    metadata = replace(observed().service.metadata, uid="uid-anew")
+    anew = observed(service=replace(observed().service, metadata=metadata))
+    second = rounds.follow(WELL, ADMISSION, anew)
+    assert second is not first
+    assert rounds.services[WELL] is second
