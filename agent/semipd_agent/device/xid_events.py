@@ -24,6 +24,7 @@ class XidEvents:
     """`on_xid(uuid, xid)` is called in the thread; the UUID is "" where the driver does not tell which GPU it was.
 
     A wait that fails ends the NVML session; the next one begins RETRY_S later, so that a GPU that comes back is seen.
+    The next one after `renew` begins at once, so that no Xid falls between the two.
     """
 
     def __init__(self, nvml: Any, on_xid: Callable[[str, int], None], *, retry_s: float = RETRY_S) -> None:
@@ -50,12 +51,14 @@ class XidEvents:
 
     def _run(self) -> None:
         while not self._stopped.is_set():
+            self._renewed.clear()  # before the session: one that is asked for from here on ends it
             try:
                 with session(self._nvml):
                     self._wait_for_events()
             except (DeviceError, self._nvml.NVMLError, AttributeError) as error:
                 self._say(f"{error}")
-            self._stopped.wait(self._retry_s)
+            if not self._renewed.is_set():
+                self._stopped.wait(self._retry_s)
 
     def _say(self, problem: str) -> None:
         if problem != self._problem:
@@ -65,7 +68,6 @@ class XidEvents:
     def _wait_for_events(self) -> None:
         """Until stopped. Raises: GpuLost, nvml.NVMLError."""
         nvml = self._nvml
-        self._renewed.clear()
         events = nvml.nvmlEventSetCreate()
         try:
             uuid_by_handle = self._register(events)
