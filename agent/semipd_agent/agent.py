@@ -107,7 +107,7 @@ class Agent:
         )
 
     def _build_gpus(self, device: GpuDevice) -> GpuWatch:
-        return GpuWatch(device, users=self._gpu_users, on_change=self._wake_engines)
+        return GpuWatch(device, expected=device.expected, users=self._gpu_users, on_change=self._wake_engines)
 
     def _gpu_users(self) -> GpuUsers:
         supervisors = [observer.supervisor for observer in self.observers.values()]

@@ -32,7 +32,7 @@ FAULTS: Mapping[FaultReason, Row] = MappingProxyType(
             remedy="move the work (delete the pod, cordon the node); reset or reboot; look at power and PCIe",
         ),
         FaultReason.NO_DRIVER: Row(
-            when="NVML does not start: no driver, or one that does not fit its library after an update",
+            when="NVML does not start: no driver, or one that does not fit its library after an update; or it lists no GPU",
             state="what runs goes on; nothing starts, no split moves",
             log="`gpu state` NoDriver",
             remedy="install or reload the driver; after an update of a running node: drain and reboot it",

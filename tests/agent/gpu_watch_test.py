@@ -130,6 +130,34 @@ def test_a_gpu_that_is_not_found_is_lost_after_some_looks_and_stays_in_the_inven
     assert watched.state is GpuState.HEALTHY
 
 
+def test_a_gpu_in_use_that_no_look_of_this_agent_has_found_is_lost(watched: Watched) -> None:
+    device: Any = SimpleNamespace(nvml=None, look=lambda: ONE)
+    watch = GpuWatch(
+        device,
+        expected=frozenset({"GPU-1", "GPU-2"}),
+        users=lambda: watched.users,
+        on_change=watched._changed,
+    )
+    for _ in range(MISSES_UNTIL_LOST):
+        watch.take(ONE)
+    assert watch.verdict.state is GpuState.LOST
+    assert watch.verdict.uuids == ("GPU-2",)
+    watch.take(WELL)
+    assert watch.verdict.state is GpuState.HEALTHY
+
+
+def test_an_xid_of_a_gpu_that_is_not_in_use_changes_nothing(watched: Watched) -> None:
+    device: Any = SimpleNamespace(nvml=None, look=lambda: ONE)
+    watch = GpuWatch(
+        device, expected=frozenset({"GPU-1"}), users=lambda: watched.users, on_change=watched._changed
+    )
+    watch.take(ONE)
+    watch.note_xid("GPU-2", 79)
+    assert watch.verdict.state is GpuState.HEALTHY
+    watch.note_xid("", 79)
+    assert watch.verdict.state is GpuState.LOST
+
+
 def test_a_driver_that_goes_away_ends_nothing(watched: Watched) -> None:
     watched.watch.take(Look(error="Driver/library version mismatch"))
     assert watched.watch.problem == "GPU NoDriver: Driver/library version mismatch"
