@@ -21,7 +21,7 @@ from semipd_core import messages
 from semipd_core.engine_config import EngineConfig, SpecError
 from semipd_core.errors import InvalidSpec
 from semipd_engine.cuda.arenas import attach_device
-from semipd_engine.cuda.devices import find_device
+from semipd_engine.cuda.devices import find_device_again
 from semipd_engine.cuda.driver import Driver
 from semipd_engine.cuda.libcuda import Libcuda
 from semipd_engine.cuda_model.device import CudaStepDevice
@@ -146,7 +146,7 @@ def build(
     """
     driver = Libcuda()
     driver.init()
-    index = find_device(driver, config.gpu_of(rank))
+    index = find_device_again(driver, config.gpu_of(rank))
     uuid = driver.uuid(index)
     used_before_bytes = read_device_used_bytes(uuid)
     granted_percent = read_granted_percent(config.isolation, order.percent, driver, index, logger)

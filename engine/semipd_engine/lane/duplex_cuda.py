@@ -16,7 +16,7 @@ from semipd_core.engine_config import EngineConfig, SpecError
 from semipd_core.errors import InvalidSpec
 from semipd_core.partition import Band, Role
 from semipd_engine.cuda.arenas import attach_device
-from semipd_engine.cuda.devices import find_device
+from semipd_engine.cuda.devices import find_device_again
 from semipd_engine.cuda.green import GreenContexts
 from semipd_engine.cuda.green_driver import LibcudaGreen
 from semipd_engine.cuda.libcuda import Libcuda
@@ -67,7 +67,7 @@ def _serve(config: EngineConfig, order: LaneOrder, started_s: float) -> None:
     """Raises: InvalidSpec if the bounds hold no split of this GPU; DeviceError, torch.OutOfMemoryError."""
     driver = Libcuda()
     driver.init()
-    index = find_device(driver, config.gpu)
+    index = find_device_again(driver, config.gpu)
     torch.cuda.set_device(index)
     torch.zeros(1, device="cuda")  # the primary context, before those that are made from it
     with GreenContexts(LibcudaGreen(), index, config.bounds or ALL_SHARES) as green:
