@@ -260,7 +260,7 @@ class Agent:
             try:
                 return await fork(str(self.run_directory.zygote_socket), request)
             except ForkUnknown:
-                await end_strays(self._unknown_processes())
+                await end_strays(self._unknown_processes(), self._gate.before_kill)
                 raise
 
     def _unknown_processes(self) -> list[Identity]:
@@ -281,7 +281,14 @@ class Agent:
     async def run(self, companions: Sequence[Coroutine[Any, Any, None]] = ()) -> None:
         """Until drained and everything has ended. `companions` run beside it, until cancelled."""
         supervisors_by_id = {name: observer.supervisor for name, observer in self.observers.items()}
-        await adopt_processes(self.journal, self.run_directory, self.commands, supervisors_by_id, self.shared)
+        await adopt_processes(
+            self.journal,
+            self.run_directory,
+            self.commands,
+            supervisors_by_id,
+            self.shared,
+            self._gate.before_kill,
+        )
         supervisors = [asyncio.create_task(shared.run()) for shared in self.shared]
         engines = [asyncio.create_task(observer.supervisor.run()) for observer in self.observers.values()]
         sources = (FileWishSource(self.run_directory.wish_file, self._set_wish_problem), self.http_wishes)
