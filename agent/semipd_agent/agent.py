@@ -14,7 +14,7 @@ from semipd_agent.decisions import DecisionLog
 from semipd_agent.device.watch import GpuDevice, GpuUsers, GpuWatch
 from semipd_agent.device_gate import DeviceGate
 from semipd_agent.drain import wait_for_open_requests
-from semipd_agent.faults import find_faults
+from semipd_agent.faults import find_faults, of_lanes
 from semipd_agent.journal import entries as entry
 from semipd_agent.journal.file import Journal
 from semipd_agent.journal.recovery import SWITCHES_KEPT, JournalledEngine
@@ -171,7 +171,10 @@ class Agent:
         """What the agent could not do and tries again."""
         found = [self.journal.problem, self.wish_problem, *(shared.problem for shared in self.shared)]
         for observer in self.observers.values():
-            found += [observer.supervisor.problem, observer.supervisor.memory_problem]
+            supervisor = observer.supervisor
+            found += [supervisor.problem, supervisor.memory_problem]
+            if (said := supervisor.lane_problem.said) is not None:
+                found.append(of_lanes(supervisor.engine_id, said).message)
         found += [self.gpus.problem] if self.gpus is not None else []
         return sorted({problem for problem in found if problem})
 
@@ -183,6 +186,7 @@ class Agent:
             self.gpus.verdict if self.gpus is not None else None,
             self.mps.verdict if self.mps is not None else None,
             {each.engine_id: each.error for each in supervisors if each.error is not None},
+            {each.engine_id: said for each in supervisors if (said := each.lane_problem.said) is not None},
         )
 
     def _wake_engines(self) -> None:

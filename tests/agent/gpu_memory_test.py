@@ -130,3 +130,20 @@ def test_a_memory_server_that_cannot_start_yet_is_a_problem_until_it_starts(
     agent.set_faults()
     agent.until_ready()
     agent.until(lambda: agent.status().problems == [], "the problem is over")
+
+
+@pytest.mark.slow
+def test_lanes_that_find_too_little_memory_are_a_fault_until_every_role_has_one(
+    start_agent: Callable[..., AgentProcess],
+) -> None:
+    agent = start_agent({"lane_problem": "OutOfMemoryError: 1 GiB"})
+    said = "engine-0: no lane: OutOfMemoryError: 1 GiB"
+    agent.until(lambda: agent.status().problems == [said], "the problem is told")
+    (fault,) = agent.status().faults
+    assert (fault.reason, fault.message) == ("TooLittleMemory", said)
+    agent.kill()
+    agent.start()
+    agent.until(lambda: agent.status().problems == [said], "the next agent tells it too")
+    agent.set_faults()
+    agent.until_ready()
+    agent.until(lambda: agent.status().problems == [] == agent.status().faults, "it is over")

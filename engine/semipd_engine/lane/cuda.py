@@ -72,8 +72,7 @@ def _judged(config: EngineConfig, logger: structlog.stdlib.BoundLogger, live: Ca
         fault = device_faults.judge(error)
         if fault is None:
             raise
-        logger.error(fault.event, error=fault.error, advice=fault.advice, exit_code=fault.exit_code)
-        return fault.exit_code
+        return device_faults.tell(fault, config, logger)
     return 0
 
 

@@ -58,8 +58,7 @@ def run_cuda_duplex_lane(config: EngineConfig, order: LaneOrder) -> int:
         fault = device_faults.judge(error)
         if fault is None:
             raise
-        logger.error(fault.event, error=fault.error, advice=fault.advice, exit_code=fault.exit_code)
-        return fault.exit_code
+        return device_faults.tell(fault, config, logger)
     return 0
 
 
