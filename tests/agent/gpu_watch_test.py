@@ -75,6 +75,14 @@ def test_free_memory_is_that_of_the_last_look(
     assert watched.watch.free_bytes(uuid) == free_bytes
 
 
+def test_readings_are_as_old_as_the_look_that_found_them(watched: Watched) -> None:
+    before_s, watched.now_s = watched.watch.read_s, watched.now_s + 5
+    watched.watch.take(Look(error="no"))
+    assert watched.watch.read_s == before_s
+    watched.watch.take(WELL)
+    assert watched.watch.read_s == watched.now_s
+
+
 def test_lanes_of_an_xid_must_end_and_their_successors_need_not(watched: Watched) -> None:
     watched.watch.note_xid("GPU-1", 31)
     assert watched.watch.why_lanes_must_end == "Xid 31: a lane accessed memory that is not mapped"

@@ -79,6 +79,7 @@ class GpuWatch:
         self._on_change = on_change
         self._period_s = period_s
         self._expected = expected
+        self.read_s = time.monotonic()  # when the readings were taken
         self._known = {uuid: _unseen(uuid) for uuid in expected}
         self._view = GpuView()
         self._looked_s = time.monotonic()
@@ -175,7 +176,7 @@ class GpuWatch:
         """What `look` found counts from now on."""
         self._looked_s = time.monotonic()
         if look.error is None:
-            self.readings = look.readings
+            self.readings, self.read_s = look.readings, self._looked_s
             self._known |= {unit.uuid: unit for unit in look.units}
         seen = {unit.uuid for unit in look.units}
         missing = () if look.error else tuple(sorted(set(self._known) - seen))

@@ -60,7 +60,11 @@ class EngineSupervisor:
         self.link = CoordinatorLink(config.coordinator_socket, self._on_message, self._wake.set)
         self._on_switch_ended = on_switch_ended
         self.shares = Shares(self.engine_id, self._journal, initial, resumed, self._switch_ended)
-        self.standbys = StandbyWatch(surroundings.standby, lambda: surroundings.free_bytes(config.gpu))
+        self.standbys = StandbyWatch(
+            surroundings.standby,
+            lambda: surroundings.free_bytes(config.gpu),
+            surroundings.free_bytes_read_s,
+        )
         self.lanes = LaneTable(self.engine_id)
         self._starter = LaneStarter(self.engine_id, surroundings, self.lanes, self._on_lane_exit)
         self._caps: Partition | None = None
@@ -280,6 +284,8 @@ class EngineSupervisor:
 
     def _on_lane_exit(self, lane: Lane) -> None:
         """A new lane's death ends the switch that it was forked for; one that stood by before is made up for."""
+        if lane.signalled is not None:
+            self.standbys.note_exit(lane.private_bytes)
         target = self.shares.target
         is_new = lane.forked_s > self.shares.phase_since_s
         if target is not None and is_new and lane.percent == target.percent(lane.role):
