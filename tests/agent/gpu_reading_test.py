@@ -242,6 +242,19 @@ def test_a_renewal_asked_for_while_a_session_opens_is_followed_by_one_at_once(gp
     events.stop(DEADLINE_S)
 
 
+def test_a_lost_gpu_keeps_no_xid_of_another_away(gpu: Gpu, heard: Any) -> None:
+    plain = gpu.nvml.nvmlDeviceGetHandleByIndex
+
+    def get(index: int) -> object:
+        if index == 0:
+            raise NvmlError(15, "GPU is lost")
+        return plain(index)
+
+    gpu.nvml.nvmlDeviceGetHandleByIndex = get
+    gpu.says(gpus=["GPU-1", "GPU-2"], xids=[13])
+    assert heard(gpu.nvml)(1) == [("GPU-2", 13)]
+
+
 def test_without_a_driver_the_thread_waits_for_one(gpu: Gpu, heard: Any) -> None:
     gpu.says(noDriver=True)
     until = heard(gpu.nvml)

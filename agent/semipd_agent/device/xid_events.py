@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from semipd_agent.device.nvml_calls import ask, is_timeout, session
+from semipd_agent.device.nvml_calls import GpuLost, ask, is_lost, is_timeout, session
 from semipd_core.errors import DeviceError
 from semipd_shell import log
 
@@ -82,15 +82,29 @@ class XidEvents:
             ask(nvml, "nvmlEventSetFree", events)
 
     def _register(self, events: Any) -> dict[object, str]:
-        """Those GPUs that report Xids."""
-        nvml, found = self._nvml, {}
-        wanted = nvml.nvmlEventTypeXidCriticalError
-        for index in range(nvml.nvmlDeviceGetCount()):
-            handle = nvml.nvmlDeviceGetHandleByIndex(index)
-            if (ask(nvml, "nvmlDeviceGetSupportedEventTypes", handle) or 0) & wanted:
-                nvml.nvmlDeviceRegisterEvents(handle, wanted, events)
-                found[_key(handle)] = nvml.nvmlDeviceGetUUID(handle)
+        """Those GPUs that report Xids; a lost one takes none of the others along. Raises: GpuLost, nvml.NVMLError."""
+        found: dict[object, str] = {}
+        failure: Exception | None = None
+        for index in range(self._nvml.nvmlDeviceGetCount()):
+            try:
+                found |= self._register_one(index, events)
+            except (GpuLost, self._nvml.NVMLError) as error:
+                if not (isinstance(error, GpuLost) or is_lost(error)):
+                    raise
+                failure = error
+        if failure is not None and not found:
+            raise failure
         return found
+
+    def _register_one(self, index: int, events: Any) -> dict[object, str]:
+        """Empty if it reports none. Raises: GpuLost, nvml.NVMLError."""
+        nvml = self._nvml
+        wanted = nvml.nvmlEventTypeXidCriticalError
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        if not (ask(nvml, "nvmlDeviceGetSupportedEventTypes", handle) or 0) & wanted:
+            return {}
+        nvml.nvmlDeviceRegisterEvents(handle, wanted, events)
+        return {_key(handle): nvml.nvmlDeviceGetUUID(handle)}
 
     def _next(self, events: Any) -> Any | None:
         try:
