@@ -22,6 +22,7 @@ from semipd_agent.agent import Agent
 from semipd_agent.commands import Commands
 from semipd_agent.device.inventory import Device, open_device
 from semipd_agent.device.nvml import NvmlDevice
+from semipd_agent.gpu_assignment import known_uuids, settle_gpus
 from semipd_agent.http.app import build_app, build_readings
 from semipd_agent.isolation_probe import Settled, settle_isolation
 from semipd_agent.journal.file import Journal
@@ -74,7 +75,9 @@ def _run(run_directory: RunDirectory, commands: Commands) -> int:
     log.logger(__name__).info("agent starts", service=config.service, device=msgspec.to_builtins(found))
     config = adopt_first_spec(config, run_directory)
     journal = Journal(run_directory.journal)
-    gpus = [] if watched is None else [unit.uuid for unit in found.units]
+    gpus = settle_gpus(config, run_directory, journal.state.processes, [unit.uuid for unit in found.units])
+    if watched is not None:
+        watched.keep_to(known_uuids(gpus))
     asyncio.run(_settle_and_serve(config, run_directory, journal, commands, device, gpus))
     lock.release()
     return 0
@@ -86,9 +89,12 @@ async def _settle_and_serve(
     journal: Journal,
     commands: Commands,
     device: Device,
-    gpus: Sequence[str],
+    gpus: Sequence[Sequence[str]],
 ) -> None:
-    """The isolation comes first: it is in all that engines are told. Raises: InvalidSpec, JournalUnwritable, OSError."""
+    """The isolation comes first: it is in all that engines are told. `gpus`: of each engine.
+
+    Raises: InvalidSpec, JournalUnwritable, OSError.
+    """
     watched = device if isinstance(device, NvmlDevice) else None
     settled = await settle_isolation(
         config,
@@ -115,16 +121,15 @@ def read_config(run_directory: RunDirectory) -> AgentConfig:
 
 
 def write_configs(
-    config: AgentConfig, run_directory: RunDirectory, gpus: Sequence[str]
+    config: AgentConfig, run_directory: RunDirectory, gpus: Sequence[Sequence[str]]
 ) -> list[EngineConfig]:
-    """Each engine's `engine.json`, and `proxy.json` where there are several. Raises: InvalidSpec, OSError."""
+    """Each engine's `engine.json`, and `proxy.json` where there are several. `gpus`: of each engine. Raises: OSError."""
     run_directory.logs.mkdir(mode=0o700, exist_ok=True)
     names = configure.engine_ids(config)
     cpus = configure.split_cpus(sorted(os.sched_getaffinity(0)), config.engines)
-    assigned = configure.assign_gpus(config.device, gpus, config.engines, config.num_ranks)
     engines = [
         configure.build_engine_config(config, name, cores, run_directory, own)
-        for name, cores, own in zip(names, cpus, assigned, strict=True)
+        for name, cores, own in zip(names, cpus, gpus, strict=True)
     ]
     for engine in engines:
         run_directory.engine(engine.engine_id).mkdir(mode=0o700, exist_ok=True)

@@ -12,7 +12,7 @@ from semipd_agent.mps.controller import MpsController
 from semipd_agent.mps.processes import FOREGROUND, find
 from semipd_agent.processes.identity import Identity, scan
 from semipd_agent.run_directory import RunDirectory
-from semipd_agent.strays import end_strays
+from semipd_agent.strays import BeforeKill, end_strays
 from semipd_agent.supervision.engine import ROLES, EngineSupervisor
 from semipd_agent.supervision.shared import SharedProcess
 
@@ -23,12 +23,13 @@ async def adopt_processes(
     commands: Commands,
     engines: Mapping[str, EngineSupervisor],
     shared: Sequence[SharedProcess | MpsController],
+    before_kill: BeforeKill,
 ) -> None:
-    """Before anything is started."""
+    """Before anything is started. `before_kill` gets the pid of a stray, which may be a lane, before it is killed."""
     journalled = journal.state.processes
     found = [*scan(commands.all, str(run_directory.path)), *find(str(run_directory.mps_pipes)).daemons]
     plan = plan_adoption(journalled, found, lambda name: _command_of(name, run_directory, commands))
-    await end_strays(plan.strays)
+    await end_strays(plan.strays, before_kill)
     for name, process in journalled.items():
         if not _adopt(name, process.starting, plan.alive.get(name), engines, shared):
             journal.note(entry.Exited(process=name))

@@ -14,7 +14,7 @@ from semipd_agent.decisions import DecisionLog
 from semipd_agent.device.watch import GpuDevice, GpuUsers, GpuWatch
 from semipd_agent.device_gate import DeviceGate
 from semipd_agent.drain import wait_for_open_requests
-from semipd_agent.faults import find_faults
+from semipd_agent.faults import find_faults, of_lanes
 from semipd_agent.journal import entries as entry
 from semipd_agent.journal.file import Journal
 from semipd_agent.journal.recovery import SWITCHES_KEPT, JournalledEngine
@@ -107,7 +107,7 @@ class Agent:
         )
 
     def _build_gpus(self, device: GpuDevice) -> GpuWatch:
-        return GpuWatch(device, users=self._gpu_users, on_change=self._wake_engines)
+        return GpuWatch(device, expected=device.expected, users=self._gpu_users, on_change=self._wake_engines)
 
     def _gpu_users(self) -> GpuUsers:
         supervisors = [observer.supervisor for observer in self.observers.values()]
@@ -171,7 +171,10 @@ class Agent:
         """What the agent could not do and tries again."""
         found = [self.journal.problem, self.wish_problem, *(shared.problem for shared in self.shared)]
         for observer in self.observers.values():
-            found += [observer.supervisor.problem, observer.supervisor.memory_problem]
+            supervisor = observer.supervisor
+            found += [supervisor.problem, supervisor.memory_problem]
+            if (said := supervisor.lane_problem.said) is not None:
+                found.append(of_lanes(supervisor.engine_id, said).message)
         found += [self.gpus.problem] if self.gpus is not None else []
         return sorted({problem for problem in found if problem})
 
@@ -183,6 +186,7 @@ class Agent:
             self.gpus.verdict if self.gpus is not None else None,
             self.mps.verdict if self.mps is not None else None,
             {each.engine_id: each.error for each in supervisors if each.error is not None},
+            {each.engine_id: said for each in supervisors if (said := each.lane_problem.said) is not None},
         )
 
     def _wake_engines(self) -> None:
@@ -260,7 +264,7 @@ class Agent:
             try:
                 return await fork(str(self.run_directory.zygote_socket), request)
             except ForkUnknown:
-                await end_strays(self._unknown_processes())
+                await end_strays(self._unknown_processes(), self._gate.before_kill)
                 raise
 
     def _unknown_processes(self) -> list[Identity]:
@@ -281,7 +285,14 @@ class Agent:
     async def run(self, companions: Sequence[Coroutine[Any, Any, None]] = ()) -> None:
         """Until drained and everything has ended. `companions` run beside it, until cancelled."""
         supervisors_by_id = {name: observer.supervisor for name, observer in self.observers.items()}
-        await adopt_processes(self.journal, self.run_directory, self.commands, supervisors_by_id, self.shared)
+        await adopt_processes(
+            self.journal,
+            self.run_directory,
+            self.commands,
+            supervisors_by_id,
+            self.shared,
+            self._gate.before_kill,
+        )
         supervisors = [asyncio.create_task(shared.run()) for shared in self.shared]
         engines = [asyncio.create_task(observer.supervisor.run()) for observer in self.observers.values()]
         sources = (FileWishSource(self.run_directory.wish_file, self._set_wish_problem), self.http_wishes)

@@ -54,6 +54,7 @@ class DeviceGate:
                 "why_no_switch": lambda: gpus.verdict.switch_hold,
                 "why_engine_must_end": lambda: gpus.why_engines_must_end,
                 "free_bytes": gpus.free_bytes,
+                "free_bytes_read_s": lambda: gpus.read_s,
             }
         if self.mps is not None or self.gpus is not None:
             outside = outside_environment(str(run_directory.no_mps_pipes))

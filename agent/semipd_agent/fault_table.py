@@ -32,7 +32,7 @@ FAULTS: Mapping[FaultReason, Row] = MappingProxyType(
             remedy="move the work (delete the pod, cordon the node); reset or reboot; look at power and PCIe",
         ),
         FaultReason.NO_DRIVER: Row(
-            when="NVML does not start: no driver, or one that does not fit its library after an update",
+            when="NVML does not start: no driver, or one that does not fit its library after an update; or it lists no GPU",
             state="what runs goes on; nothing starts, no split moves",
             log="`gpu state` NoDriver",
             remedy="install or reload the driver; after an update of a running node: drain and reboot it",
@@ -62,9 +62,9 @@ FAULTS: Mapping[FaultReason, Row] = MappingProxyType(
             remedy="a newer driver on the node, or an image made for an older CUDA",
         ),
         FaultReason.TOO_LITTLE_MEMORY: Row(
-            when="weights or the KV cache that is asked for do not fit",
-            state="the engine is Failed",
-            log="`phase` Failed",
+            when="weights or the KV cache that is asked for do not fit; or lanes run out of memory",
+            state="the engine is Failed; lanes are started again, with back-off, until every role has one",
+            log="`phase` Failed; `lane exited`, and `out of GPU memory` in the lane's",
             remedy="the message has the bytes: a smaller `resources.kvCache` or model, or find who else holds memory",
         ),
         FaultReason.INVALID_INPUT: Row(

@@ -73,10 +73,17 @@ _WORDS: Mapping[str, FaultReason] = MappingProxyType(
 
 
 def find_faults(
-    gpu: GpuVerdict | None, mps: Verdict | None, errors: Mapping[str, SpecError]
+    gpu: GpuVerdict | None,
+    mps: Verdict | None,
+    errors: Mapping[str, SpecError],
+    short_lanes: Mapping[str, str] = MappingProxyType({}),
 ) -> list[FaultStatus]:
-    """`errors`: by engine. One fault per reason and message; those of MPS that a lost driver explains are left out."""
+    """`errors`, and `short_lanes` (why lanes found too little memory): by engine.
+
+    One fault per reason and message; those of MPS that a lost driver explains are left out.
+    """
     found = [of_gpu(gpu), of_mps(mps), *(of_error(name, error) for name, error in errors.items())]
+    found += [of_lanes(name, said) for name, said in short_lanes.items()]
     faults = [fault for fault in found if fault is not None]
     return sorted(
         _without_echoes(faults), key=lambda fault: list(FaultReason).index(FaultReason(fault.reason))
@@ -102,6 +109,11 @@ def of_error(engine_id: str, error: SpecError) -> FaultStatus:
     """What a process of the engine found wrong before it began, by the field that it names."""
     message = f"{engine_id}: {error.path}: got {error.given}, allowed: {error.allowed}"
     return FaultStatus(reason=_of_field(error), message=message)
+
+
+def of_lanes(engine_id: str, said: str) -> FaultStatus:
+    """What a lane said that ran out of the GPU's memory."""
+    return FaultStatus(reason=FaultReason.TOO_LITTLE_MEMORY, message=f"{engine_id}: no lane: {said}")
 
 
 def _of_field(error: SpecError) -> FaultReason:

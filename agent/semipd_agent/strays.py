@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from signal import SIGKILL, SIGTERM
 
 from semipd_agent.processes import process
@@ -14,11 +14,19 @@ from semipd_shell import log
 _log = log.logger(__name__)
 
 
-async def end_strays(strays: Sequence[Identity]) -> None:
-    await asyncio.gather(*(_end(identity) for identity in strays))
+BeforeKill = Callable[[int], Awaitable[None]]
 
 
-async def _end(identity: Identity) -> None:
+async def _just_kill(_pid: int) -> None:
+    return
+
+
+async def end_strays(strays: Sequence[Identity], before_kill: BeforeKill = _just_kill) -> None:
+    """`before_kill` gets the pid of each that does not end by itself: it may be a lane."""
+    await asyncio.gather(*(_end(identity, before_kill) for identity in strays))
+
+
+async def _end(identity: Identity, before_kill: BeforeKill) -> None:
     ended = asyncio.Event()
     stray = process.adopt(identity, ended.set)
     if stray is None:
@@ -28,5 +36,6 @@ async def _end(identity: Identity) -> None:
     try:
         await asyncio.wait_for(ended.wait(), KILL_AFTER_S)
     except TimeoutError:
+        await before_kill(identity.pid)
         stray.send_signal(SIGKILL)
         await ended.wait()

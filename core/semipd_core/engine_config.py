@@ -97,6 +97,11 @@ class EngineConfig(Wire, frozen=True, kw_only=True):
         """Why the memory server ended, in one line, where it may be started again: waiting can help."""
         return self.directory + "/memory-problem"
 
+    @property
+    def lane_problem_file(self) -> str:
+        """Why a lane ended for want of GPU memory, in one line: the next one ends so too until somebody acts."""
+        return self.directory + "/lane-problem"
+
 
 class SpecError(Wire, frozen=True, kw_only=True):
     """An `InvalidSpec` on its way from a process to the user."""

@@ -86,6 +86,12 @@ def test_what_a_process_refused_is_known_by_the_field_that_it_names(
     assert (fault.reason, fault.message) == (reason, f"engine-0: {path}: got {given}, allowed: another")
 
 
+def test_lanes_that_run_out_of_memory_are_a_fault_of_their_engine() -> None:
+    (fault,) = find_faults(None, None, {}, {"engine-0": "OutOfMemoryError: 1 GiB"})
+    assert fault.reason == FaultReason.TOO_LITTLE_MEMORY
+    assert fault.message == "engine-0: no lane: OutOfMemoryError: 1 GiB"
+
+
 def test_the_gravest_comes_first_and_what_follows_from_it_is_told_once() -> None:
     error = SpecError(path=DEVICE_FIELD, given="CUDA with a driver for CUDA 12.2", allowed="13.0")
     found = find_faults(

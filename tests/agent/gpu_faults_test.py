@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from semipd_agent.faults import DEVICE_FIELD, FaultReason
 from semipd_agent.kubernetes.partition_object import build_status
 from semipd_core.api.conditions import find_condition
 from semipd_core.api.partition import PodPartitionStatus
+from semipd_core.partition import Isolation
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "gpu-faults.md"
 NOW = "2026-11-21T12:00:00Z"
@@ -133,6 +135,23 @@ def test_a_gpu_lost_mid_run_ends_what_used_it_and_holds_restarts_until_it_is_bac
     agent.nvml()
     until_over(agent)
     assert agent.metric(restarts) == 1
+
+
+@pytest.mark.slow
+def test_an_agent_that_starts_while_one_of_its_gpus_is_missing_waits_for_that_one(
+    start_gpu_agent: Callable[..., GpuAgent],
+) -> None:
+    gpus = ["GPU-1", "GPU-2"]
+    agent = start_gpu_agent({"gpus": gpus}, partition={"engines": 2, "isolation": Isolation.NONE})
+    agent.until(lambda: agent.process.get("/readyz").status_code == 200, "ready")
+    agent.process.kill()
+    agent.nvml(gpus=gpus[1:])
+    agent.process.start()
+    agent.until(lambda: "GPU-1" in agent.faults().get(FaultReason.GPU_LOST, ""), "GPU-1 is lost")
+    agent.nvml(gpus=gpus)
+    agent.until(lambda: agent.faults() == {} and agent.process.get("/readyz").status_code == 200, "ready")
+    told = [agent.process.directory / f"engine-{number}" / "engine.json" for number in range(2)]
+    assert [json.loads(path.read_text())["gpu"] for path in told] == gpus
 
 
 @pytest.mark.slow

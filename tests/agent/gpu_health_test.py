@@ -82,6 +82,7 @@ STATES = [
     pytest.param(
         replace(WELL, error="Driver Not Loaded"), GpuState.NO_DRIVER, "Driver Not Loaded", id="no driver"
     ),
+    pytest.param(GpuView(now_s=1000.0), GpuState.NO_DRIVER, "NVML lists no GPU", id="a driver without a GPU"),
     pytest.param(
         replace(WELL, units=(), missing=("GPU-1",), misses=1, says_lost=True),
         GpuState.LOST,

@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 from agent_process import AgentProcess, agent_config
 
+from semipd_agent.__main__ import write_configs
 from semipd_agent.configure import assign_gpus, build_engine_config
+from semipd_agent.gpu_assignment import known_uuids, settle_gpus
+from semipd_agent.journal.entries import Started, Starting
+from semipd_agent.journal.recovery import JournalledProcess
+from semipd_agent.processes.identity import boot_id
 from semipd_agent.run_directory import RunDirectory
 from semipd_core.errors import InvalidSpec
 from semipd_core.partition import Isolation
@@ -32,6 +37,36 @@ def test_each_rank_of_each_engine_has_a_gpu_of_its_own(
     device: str, gpus: list, engines: int, num_ranks: int, expected: list
 ) -> None:
     assert assign_gpus(device, gpus, engines, num_ranks) == expected
+
+
+def journalled(name: str, boot: str | None = None) -> dict[str, JournalledProcess]:
+    started = Started(process=name, pid=1, start_ticks=1, boot_id=boot or boot_id())
+    return {name: JournalledProcess(starting=Starting(process=name), started=started)}
+
+
+@pytest.mark.parametrize(
+    ("processes", "found", "expected"),
+    [
+        pytest.param({}, GPUS[1:], [["GPU-b"], ["GPU-c"]], id="a first start"),
+        pytest.param(journalled("engine-0/memory"), GPUS[1:], [["GPU-a"], ["GPU-b"]], id="one is not found"),
+        pytest.param(journalled("engine-1/frontend"), [], [["GPU-a"], ["GPU-b"]], id="no driver now"),
+        pytest.param(
+            journalled("engine-0/memory", "before"), GPUS[1:], [["GPU-b"], ["GPU-c"]], id="of another boot"
+        ),
+        pytest.param(journalled("zygote"), GPUS[1:], [["GPU-b"], ["GPU-c"]], id="no engine lives"),
+    ],
+)
+def test_engines_that_may_live_keep_their_gpus_whatever_is_found(
+    tmp_path: Path, processes: dict[str, JournalledProcess], found: list[str], expected: list[list[str]]
+) -> None:
+    directory, config = RunDirectory(tmp_path), agent_config(engines=2, device="CUDA")
+    write_configs(config, directory, settle_gpus(config, directory, {}, GPUS))
+    assert settle_gpus(config, directory, processes, found) == expected
+
+
+def test_gpus_known_by_number_stand_for_any() -> None:
+    assert known_uuids([["GPU-a"], ["GPU-b"]]) == {"GPU-a", "GPU-b"}
+    assert known_uuids([["#0"]]) == known_uuids([[]]) == frozenset()
 
 
 @pytest.mark.parametrize(("gpu", "index"), [(None, 0), ("GPU-b", 1), ("#0", 0), ("#2", 2)])
@@ -95,3 +130,20 @@ def test_a_memory_server_that_cannot_start_yet_is_a_problem_until_it_starts(
     agent.set_faults()
     agent.until_ready()
     agent.until(lambda: agent.status().problems == [], "the problem is over")
+
+
+@pytest.mark.slow
+def test_lanes_that_find_too_little_memory_are_a_fault_until_every_role_has_one(
+    start_agent: Callable[..., AgentProcess],
+) -> None:
+    agent = start_agent({"lane_problem": "OutOfMemoryError: 1 GiB"})
+    said = "engine-0: no lane: OutOfMemoryError: 1 GiB"
+    agent.until(lambda: agent.status().problems == [said], "the problem is told")
+    (fault,) = agent.status().faults
+    assert (fault.reason, fault.message) == ("TooLittleMemory", said)
+    agent.kill()
+    agent.start()
+    agent.until(lambda: agent.status().problems == [said], "the next agent tells it too")
+    agent.set_faults()
+    agent.until_ready()
+    agent.until(lambda: agent.status().problems == [] == agent.status().faults, "it is over")

@@ -15,6 +15,7 @@ from fake_nvml import NvmlError, build
 
 from semipd_agent.device.nvml import NvmlDevice
 from semipd_agent.device.xid_events import XidEvents
+from semipd_core.errors import DeviceError
 
 DEADLINE_S = 90.0
 OPTIONAL = (
@@ -71,6 +72,34 @@ def test_everything_that_a_hopper_tells(gpu: Gpu) -> None:
     assert activity == (61.5, 40.0, 80.25)
     assert look.versions is not None
     assert (look.versions.driver, look.versions.cuda) == ("580.65.06", (13, 0))
+
+
+def test_gpus_that_are_not_in_use_are_left_out_even_if_they_are_lost(gpu: Gpu) -> None:
+    gpu.device.keep_to(frozenset({"GPU-2"}))
+    gpu.says(gpus=["GPU-1", "GPU-2"])
+    assert [unit.uuid for unit in gpu.device.look().units] == ["GPU-2"]
+    assert [each.uuid for each in gpu.device.sharing()] == ["GPU-2"]
+    tell = gpu.nvml.nvmlDeviceGetUUID
+
+    def tell_but_the_first(handle: int) -> str:
+        if handle == 0:
+            raise NvmlError(15, "GPU is lost")
+        return tell(handle)  # type: ignore[no-any-return]
+
+    gpu.nvml.nvmlDeviceGetUUID = tell_but_the_first
+    look = gpu.device.look()
+    assert ([unit.uuid for unit in look.units], look.is_lost) == (["GPU-2"], False)
+    assert [each.uuid for each in gpu.device.sharing()] == ["GPU-2"]
+    gpu.device.keep_to(frozenset({"GPU-1", "GPU-2"}))
+    assert gpu.device.look().is_lost
+    with pytest.raises(DeviceError, match="GPU is lost"):
+        gpu.device.sharing()
+
+
+def test_a_driver_that_does_not_list_clients_of_mps_leaves_the_sharing_readable(gpu: Gpu) -> None:
+    gpu.says(unsupported=["nvmlDeviceGetMPSComputeRunningProcesses"])
+    (found,) = gpu.device.sharing()
+    assert (found.compute_mode, found.mps_pids) == ("DEFAULT", ())
 
 
 def test_activity_needs_a_sample_to_compare_with(gpu: Gpu) -> None:
@@ -193,6 +222,37 @@ def test_a_session_that_is_renewed_hears_on(gpu: Gpu) -> None:
     gpu.says(xids=[13])
     assert heard.get(timeout=DEADLINE_S) == 13
     events.stop(DEADLINE_S)
+
+
+def test_a_renewal_asked_for_while_a_session_opens_is_followed_by_one_at_once(gpu: Gpu) -> None:
+    sessions: queue.Queue[None] = queue.Queue()
+    renewals = [1]
+
+    def open_session() -> None:
+        sessions.put(None)
+        if renewals[0]:
+            renewals[0] -= 1
+            events.renew()
+
+    gpu.nvml.nvmlInit = open_session
+    events = XidEvents(gpu.nvml, lambda _uuid, _xid: None, retry_s=10 * DEADLINE_S)
+    events.start()
+    for _ in range(2):
+        sessions.get(timeout=DEADLINE_S)
+    events.stop(DEADLINE_S)
+
+
+def test_a_lost_gpu_keeps_no_xid_of_another_away(gpu: Gpu, heard: Any) -> None:
+    plain = gpu.nvml.nvmlDeviceGetHandleByIndex
+
+    def get(index: int) -> object:
+        if index == 0:
+            raise NvmlError(15, "GPU is lost")
+        return plain(index)
+
+    gpu.nvml.nvmlDeviceGetHandleByIndex = get
+    gpu.says(gpus=["GPU-1", "GPU-2"], xids=[13])
+    assert heard(gpu.nvml)(1) == [("GPU-2", 13)]
 
 
 def test_without_a_driver_the_thread_waits_for_one(gpu: Gpu, heard: Any) -> None:

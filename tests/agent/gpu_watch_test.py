@@ -75,6 +75,14 @@ def test_free_memory_is_that_of_the_last_look(
     assert watched.watch.free_bytes(uuid) == free_bytes
 
 
+def test_readings_are_as_old_as_the_look_that_found_them(watched: Watched) -> None:
+    before_s, watched.now_s = watched.watch.read_s, watched.now_s + 5
+    watched.watch.take(Look(error="no"))
+    assert watched.watch.read_s == before_s
+    watched.watch.take(WELL)
+    assert watched.watch.read_s == watched.now_s
+
+
 def test_lanes_of_an_xid_must_end_and_their_successors_need_not(watched: Watched) -> None:
     watched.watch.note_xid("GPU-1", 31)
     assert watched.watch.why_lanes_must_end == "Xid 31: a lane accessed memory that is not mapped"
@@ -128,6 +136,34 @@ def test_a_gpu_that_is_not_found_is_lost_after_some_looks_and_stays_in_the_inven
     assert (watched.state, watched.health()) == (GpuState.LOST, {"GPU-1": True, "GPU-2": False})
     watched.watch.take(WELL)
     assert watched.state is GpuState.HEALTHY
+
+
+def test_a_gpu_in_use_that_no_look_of_this_agent_has_found_is_lost(watched: Watched) -> None:
+    device: Any = SimpleNamespace(nvml=None, look=lambda: ONE)
+    watch = GpuWatch(
+        device,
+        expected=frozenset({"GPU-1", "GPU-2"}),
+        users=lambda: watched.users,
+        on_change=watched._changed,
+    )
+    for _ in range(MISSES_UNTIL_LOST):
+        watch.take(ONE)
+    assert watch.verdict.state is GpuState.LOST
+    assert watch.verdict.uuids == ("GPU-2",)
+    watch.take(WELL)
+    assert watch.verdict.state is GpuState.HEALTHY
+
+
+def test_an_xid_of_a_gpu_that_is_not_in_use_changes_nothing(watched: Watched) -> None:
+    device: Any = SimpleNamespace(nvml=None, look=lambda: ONE)
+    watch = GpuWatch(
+        device, expected=frozenset({"GPU-1"}), users=lambda: watched.users, on_change=watched._changed
+    )
+    watch.take(ONE)
+    watch.note_xid("GPU-2", 79)
+    assert watch.verdict.state is GpuState.HEALTHY
+    watch.note_xid("", 79)
+    assert watch.verdict.state is GpuState.LOST
 
 
 def test_a_driver_that_goes_away_ends_nothing(watched: Watched) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,8 +16,10 @@ from semipd_agent.device.nvml import NvmlDevice
 from semipd_agent.mps import replies
 from semipd_agent.mps.daemon_log import MAX_BYTES, DaemonLog
 from semipd_agent.mps.environment import daemon_environment, lane_environment
+from semipd_agent.mps.observer import MpsObserver
 from semipd_agent.mps.preflight import ComputeMode, GpuSharing, refuse
 from semipd_agent.mps.replies import MpsError, NoSuchServer, NotPermitted, UnexpectedReply, UnknownCommand
+from semipd_agent.mps.view import LaneClient
 from semipd_core.errors import DeviceError
 from semipd_core.sm_grant import MAX_STEP_SMS, read_grant
 
@@ -252,3 +256,13 @@ def test_a_missing_driver_is_said() -> None:
         DeviceError, match="NVML does not start: Driver Not Loaded; is the NVIDIA driver installed"
     ):
         NvmlDevice(nvml(nvmlInit=fail)).sharing()  # type: ignore[arg-type]
+
+
+def test_lanes_that_have_ended_hold_up_no_check_before_the_daemon_starts(tmp_path: Path) -> None:
+    observer = MpsObserver(SimpleNamespace(), "no-such-program", str(tmp_path), list)  # type: ignore[arg-type]
+    child: Any = SimpleNamespace(is_alive=False, view=lambda: None, backoff=SimpleNamespace(failures=0))
+    ended = LaneClient(pid=1 << 30, lane_id="decode-1", percent=40, granted_percent=None)  # above any pid_max
+    view = asyncio.run(observer.observe(child, [ended], is_ending=False, is_quit_sent=False))
+    assert view.lanes == ()
+    assert view.refusal is not None
+    assert view.refusal.reason == "NoBinary"

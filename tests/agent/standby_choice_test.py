@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from signal import SIGKILL, SIGTERM
 
@@ -24,7 +25,9 @@ from engine_views import (
 from semipd_agent.supervision import actions, plan
 from semipd_agent.supervision.standby import StandbyFacts
 from semipd_agent.supervision.standby_rules import choose, form_of
+from semipd_agent.supervision.standby_watch import StandbyWatch
 from semipd_agent.supervision.view import EngineView, LaneStage, LaneView
+from semipd_core.agent_config import StandbySettings
 from semipd_core.partition import Isolation, Partition, Role
 from semipd_core.repartition import Event, Phase, SwitchForm
 
@@ -263,3 +266,21 @@ def test_the_swap_says_whether_the_old_lane_stands_by(facts: StandbyFacts, keeps
 )
 def test_form_of_a_switch(world: EngineView, form: SwitchForm) -> None:
     assert form_of(world) is form
+
+
+def test_what_an_ended_lane_held_is_free_until_a_look_counts_it() -> None:
+    read_s = -math.inf
+    watch = StandbyWatch(StandbySettings(lanes_max=2, max_age_s=900.0), lambda: GIB, lambda: read_s)
+    watch.note_exit(2 * GIB)
+    watch.note_exit(3 * GIB)
+    assert watch.facts(()).free_bytes == 6 * GIB
+    read_s = math.inf
+    assert watch.facts(()).free_bytes == GIB
+
+
+def test_one_shortage_drops_one_lane_though_nobody_looks_meanwhile() -> None:
+    watch = StandbyWatch(StandbySettings(lanes_max=2, max_age_s=900.0), lambda: 2 * GIB, lambda: -math.inf)
+    both = replace(ON, free_bytes=watch.facts(()).free_bytes)
+    assert choose(steady(P60, P50, facts=both)).dropped.keys() == {"prefill-50"}
+    watch.note_exit(P50.private_bytes)
+    assert choose(steady(P60, facts=watch.facts(()))).dropped == {}

@@ -212,3 +212,8 @@ def test_the_command_prints_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     printed = json.loads(capsys.readouterr().out)
     assert (printed["hasGpu"], printed["healthy"]) == (True, True)
     assert printed["facts"]["gpus"][0]["memoryTotalBytes"] == 139 << 30
+
+
+@pytest.mark.parametrize("pipe_directory", [None, "/", "/pipe", "/no/such/run/mps/pipe"])
+def test_pipes_outside_a_run_directory_are_no_agents(pipe_directory: str | None) -> None:
+    assert not machine._is_own(pipe_directory)

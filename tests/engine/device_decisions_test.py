@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import msgspec
 import pytest
 from fake_cuda import GPU, OTHER_GPU
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semipd_core.errors import InvalidSpec, NotReadyYet
+from semipd_core.errors import DeviceError, InvalidSpec, NotReadyYet
+from semipd_engine.cuda.devices import GpuMissing, find_device, find_device_again
 from semipd_engine.cuda.driver import CudaError
 from semipd_engine.cuda.facts import Facts, Gpu, parse_torch_cuda
 from semipd_engine.cuda.faults import classify
@@ -244,6 +248,20 @@ def test_an_error_of_the_driver_waits_for_the_user_or_for_better_times(code: str
     answer = classify(CudaError("cuInit", code, "so it says"), GPU)
     assert isinstance(answer, InvalidSpec if is_lasting else NotReadyYet)
     assert all(words in str(answer) for words in (GPU, "cuInit", code, "so it says"))
+
+
+@pytest.mark.parametrize("code", ["CUDA_ERROR_NO_DEVICE", "CUDA_ERROR_INVALID_DEVICE"])
+def test_a_driver_without_the_gpu_says_that_it_is_missing(code: str) -> None:
+    assert isinstance(classify(CudaError("cuInit", code, "so it says"), GPU), GpuMissing)
+
+
+@pytest.mark.parametrize("gpus", [[], [OTHER_GPU]], ids=["no GPU", "another GPU alone"])
+def test_a_lane_without_the_gpu_of_its_memory_server_has_a_fault_of_the_device(gpus: list[str]) -> None:
+    driver: Any = SimpleNamespace(count=lambda: len(gpus), uuid=lambda index: gpus[index])
+    with pytest.raises(DeviceError):
+        find_device_again(driver, GPU)
+    with pytest.raises(GpuMissing):
+        find_device(driver, GPU)
 
 
 MODEL = ModelConfig(

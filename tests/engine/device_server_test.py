@@ -71,6 +71,20 @@ def test_the_exit_code_says_whether_the_user_acts_or_waiting_helps(
         assert not Path(config.error_file).exists()
 
 
+@pytest.mark.parametrize(
+    "server", [{"gpus": []}, {"fails": {"cuInit": "CUDA_ERROR_NO_DEVICE"}}], ids=["not shown", "no device"]
+)
+def test_a_gpu_that_was_there_at_an_earlier_start_may_come_back(config: EngineConfig, server: dict) -> None:
+    found = Path(config.model_directory)
+    found.mkdir()
+    (found / "model.json").touch()
+    process = start(config, server=server)
+    process.communicate(timeout=WITHIN_S)
+    assert process.returncode == 1
+    assert "without a GPU" in Path(config.memory_problem_file).read_text()
+    assert not Path(config.error_file).exists()
+
+
 def test_the_probe_is_a_client_of_the_lanes_mps_daemon_and_the_server_is_not(
     config: EngineConfig, tmp_path: Path
 ) -> None:

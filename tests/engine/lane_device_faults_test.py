@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from semipd_core.errors import DeviceError
-from semipd_engine.lane.device_faults import EXIT_DEVICE_ERROR, EXIT_OUT_OF_MEMORY, judge
+from semipd_engine.lane.device_faults import EXIT_DEVICE_ERROR, EXIT_OUT_OF_MEMORY, judge, tell
 from semipd_engine.lane.grant import common_grant, judge_grant
+from semipd_shell import log
 
 ILLEGAL = "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be asynchronously reported"
 
@@ -57,6 +60,24 @@ def test_a_fault_of_the_device_has_an_exit_code_and_one_line(
     assert fault is not None
     assert (fault.exit_code, fault.error) == (exit_code, words)
     assert (fault.advice is not None) == (exit_code == EXIT_OUT_OF_MEMORY)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        pytest.param(torch.OutOfMemoryError("1 GiB"), "OutOfMemoryError: 1 GiB (a smaller", id="memory"),
+        pytest.param(DeviceError("cuInit"), None, id="another fault, which may pass"),
+    ],
+)
+def test_a_lane_without_memory_leaves_word_for_the_agent(
+    tmp_path: Path, error: Exception, said: str | None
+) -> None:
+    config: Any = SimpleNamespace(lane_problem_file=str(tmp_path / "lane-problem"))
+    fault = judge(error)
+    assert fault is not None
+    assert tell(fault, config, log.logger(__name__)) == fault.exit_code
+    left = tmp_path / "lane-problem"
+    assert left.read_text().startswith(said) if said else not left.exists()
 
 
 def test_a_missing_compiler_is_said_with_what_to_install() -> None:

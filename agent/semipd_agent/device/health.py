@@ -108,7 +108,8 @@ def lost(view: GpuView) -> GpuVerdict | None:
 
 
 def no_driver(view: GpuView) -> GpuVerdict | None:
-    return None if view.error is None else GpuVerdict(state=GpuState.NO_DRIVER, reason=view.error)
+    reason = view.error if view.error is not None or view.units else "NVML lists no GPU"
+    return None if reason is None else GpuVerdict(state=GpuState.NO_DRIVER, reason=reason)
 
 
 def needs_reset(view: GpuView) -> GpuVerdict | None:

@@ -21,12 +21,13 @@ SM_GRANULARITY = {7: 2, 8: 2}  # 9 and later: 8
 
 
 class NvmlDevice:
-    """All GPUs that NVML shows.
+    """All GPUs that NVML shows, or those that it is told to keep to.
 
     Raises: DeviceError with the reason if NVML is absent or does not answer.
     """
 
     def __init__(self, nvml: ModuleType | None = None) -> None:
+        self.expected: frozenset[str] = frozenset()  # UUIDs; empty: whichever there are
         self._nvml: Any = nvml if nvml is not None else import_nvml()
         self._gpm = GpmSampler(self._nvml)
 
@@ -34,6 +35,13 @@ class NvmlDevice:
     def nvml(self) -> Any:
         """For who waits for events."""
         return self._nvml
+
+    def keep_to(self, uuids: frozenset[str]) -> None:
+        """From now on `look` and `sharing` tell of these GPUs alone; of all if empty."""
+        self.expected = uuids
+
+    def _is_ours(self, uuid: str) -> bool:
+        return not self.expected or uuid in self.expected
 
     def inventory(self) -> Inventory:
         nvml = self._nvml
@@ -63,6 +71,8 @@ class NvmlDevice:
         for index in range(nvml.nvmlDeviceGetCount()):
             try:
                 handle = nvml.nvmlDeviceGetHandleByIndex(index)
+                if not self._is_ours(nvml.nvmlDeviceGetUUID(handle)):
+                    continue
                 reading = self._read(handle)
                 units.append(self._unit(handle))
                 readings.append(reading)
@@ -70,6 +80,8 @@ class NvmlDevice:
                 lost = True
             except nvml.NVMLError as error:
                 lost = lost or is_lost(error)
+        if self.expected and self.expected <= {unit.uuid for unit in units}:
+            lost = False  # it is somebody else's: what is lost does not always tell its UUID
         return Look(units=tuple(units), readings=tuple(readings), versions=read_versions(nvml), is_lost=lost)
 
     def _read(self, handle: Any) -> GpuReading:
@@ -102,10 +114,24 @@ class NvmlDevice:
         nvml = self._nvml
         with session(nvml):
             try:
-                handles = map(nvml.nvmlDeviceGetHandleByIndex, range(nvml.nvmlDeviceGetCount()))
-                return [self._gpu_sharing(handle) for handle in handles]
+                return self._share_all(nvml.nvmlDeviceGetCount())
             except nvml.NVMLError as error:
                 raise DeviceError(f"NVML: {error}; is the NVIDIA driver installed?") from error
+
+    def _share_all(self, count: int) -> list[GpuSharing]:
+        """Raises: nvml.NVMLError, GpuLost, but for GPUs that are not ours."""
+        nvml, found, failure = self._nvml, [], None
+        for index in range(count):
+            try:
+                handle = nvml.nvmlDeviceGetHandleByIndex(index)
+                if self._is_ours(nvml.nvmlDeviceGetUUID(handle)):
+                    found.append(self._gpu_sharing(handle))
+            except (nvml.NVMLError, GpuLost) as error:
+                failure = error
+        is_whole = self.expected and self.expected <= {gpu.uuid for gpu in found}
+        if failure is not None and not is_whole:
+            raise failure
+        return found
 
     def _gpu_sharing(self, handle: Any) -> GpuSharing:
         nvml = self._nvml
@@ -115,7 +141,7 @@ class NvmlDevice:
             nvml.NVML_COMPUTEMODE_EXCLUSIVE_PROCESS: ComputeMode.EXCLUSIVE_PROCESS,
         }
         mode = nvml.nvmlDeviceGetComputeMode(handle)
-        clients = nvml.nvmlDeviceGetMPSComputeRunningProcesses(handle)
+        clients = ask(nvml, "nvmlDeviceGetMPSComputeRunningProcesses", handle) or ()
         return GpuSharing(
             uuid=nvml.nvmlDeviceGetUUID(handle),
             compute_mode=modes.get(mode, f"mode {mode}"),

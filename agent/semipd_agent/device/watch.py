@@ -32,6 +32,8 @@ _log = log.logger(__name__)
 class GpuDevice(Protocol):
     """`NvmlDevice`, or a fake."""
 
+    expected: frozenset[str]  # UUIDs that `look` tells of; empty: whichever there are
+
     @property
     def nvml(self) -> Any: ...
 
@@ -55,12 +57,16 @@ class Order:
 
 
 class GpuWatch:
-    """`verdict` says what may run; `on_change` hears of each new one, and of orders. Use it from the event loop alone."""
+    """`verdict` says what may run; `on_change` hears of each new one, and of orders. Use it from the event loop alone.
+
+    `expected`: UUIDs of the GPUs in use, missing until a look finds them; no other one's Xid counts. Empty: any GPU.
+    """
 
     def __init__(
         self,
         device: GpuDevice,
         *,
+        expected: frozenset[str] = frozenset(),
         users: Callable[[], GpuUsers],
         on_change: Callable[[], None],
         period_s: float = PERIOD_S,
@@ -72,7 +78,9 @@ class GpuWatch:
         self._users = users
         self._on_change = on_change
         self._period_s = period_s
-        self._known: dict[str, DeviceUnit] = {}
+        self._expected = expected
+        self.read_s = time.monotonic()  # when the readings were taken
+        self._known = {uuid: _unseen(uuid) for uuid in expected}
         self._view = GpuView()
         self._looked_s = time.monotonic()
         self._marks: tuple[Mark, ...] = ()
@@ -168,7 +176,7 @@ class GpuWatch:
         """What `look` found counts from now on."""
         self._looked_s = time.monotonic()
         if look.error is None:
-            self.readings = look.readings
+            self.readings, self.read_s = look.readings, self._looked_s
             self._known |= {unit.uuid: unit for unit in look.units}
         seen = {unit.uuid for unit in look.units}
         missing = () if look.error else tuple(sorted(set(self._known) - seen))
@@ -199,6 +207,8 @@ class GpuWatch:
 
     def note_xid(self, uuid: str, number: int) -> None:
         """The driver has reported Xid `number` of the GPU `uuid` ("" if it does not say which)."""
+        if uuid and self._expected and uuid not in self._expected:
+            return
         now_s = time.monotonic()
         since_s = None if self._forced_end_s is None else now_s - self._forced_end_s
         reaction = xid.decide(number, since_forced_end_s=since_s)
@@ -223,6 +233,10 @@ class GpuWatch:
     def note_forced_end(self) -> None:
         """A lane is ended otherwise than between two steps: the driver may tell of it by an Xid."""
         self._forced_end_s = time.monotonic()
+
+
+def _unseen(uuid: str) -> DeviceUnit:
+    return DeviceUnit(uuid=uuid, name="", num_cores=None, memory_bytes=0, percent_step=1, healthy=True)
 
 
 def _open(order: Order | None, living: frozenset[int]) -> Order | None:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from semipd_agent.device.nvml_calls import ask, is_timeout, session
+from semipd_agent.device.nvml_calls import GpuLost, ask, is_lost, is_timeout, session
 from semipd_core.errors import DeviceError
 from semipd_shell import log
 
@@ -24,6 +24,7 @@ class XidEvents:
     """`on_xid(uuid, xid)` is called in the thread; the UUID is "" where the driver does not tell which GPU it was.
 
     A wait that fails ends the NVML session; the next one begins RETRY_S later, so that a GPU that comes back is seen.
+    The next one after `renew` begins at once, so that no Xid falls between the two.
     """
 
     def __init__(self, nvml: Any, on_xid: Callable[[str, int], None], *, retry_s: float = RETRY_S) -> None:
@@ -50,12 +51,14 @@ class XidEvents:
 
     def _run(self) -> None:
         while not self._stopped.is_set():
+            self._renewed.clear()  # before the session: one that is asked for from here on ends it
             try:
                 with session(self._nvml):
                     self._wait_for_events()
             except (DeviceError, self._nvml.NVMLError, AttributeError) as error:
                 self._say(f"{error}")
-            self._stopped.wait(self._retry_s)
+            if not self._renewed.is_set():
+                self._stopped.wait(self._retry_s)
 
     def _say(self, problem: str) -> None:
         if problem != self._problem:
@@ -65,7 +68,6 @@ class XidEvents:
     def _wait_for_events(self) -> None:
         """Until stopped. Raises: GpuLost, nvml.NVMLError."""
         nvml = self._nvml
-        self._renewed.clear()
         events = nvml.nvmlEventSetCreate()
         try:
             uuid_by_handle = self._register(events)
@@ -80,15 +82,29 @@ class XidEvents:
             ask(nvml, "nvmlEventSetFree", events)
 
     def _register(self, events: Any) -> dict[object, str]:
-        """Those GPUs that report Xids."""
-        nvml, found = self._nvml, {}
-        wanted = nvml.nvmlEventTypeXidCriticalError
-        for index in range(nvml.nvmlDeviceGetCount()):
-            handle = nvml.nvmlDeviceGetHandleByIndex(index)
-            if (ask(nvml, "nvmlDeviceGetSupportedEventTypes", handle) or 0) & wanted:
-                nvml.nvmlDeviceRegisterEvents(handle, wanted, events)
-                found[_key(handle)] = nvml.nvmlDeviceGetUUID(handle)
+        """Those GPUs that report Xids; a lost one takes none of the others along. Raises: GpuLost, nvml.NVMLError."""
+        found: dict[object, str] = {}
+        failure: Exception | None = None
+        for index in range(self._nvml.nvmlDeviceGetCount()):
+            try:
+                found |= self._register_one(index, events)
+            except (GpuLost, self._nvml.NVMLError) as error:
+                if not (isinstance(error, GpuLost) or is_lost(error)):
+                    raise
+                failure = error
+        if failure is not None and not found:
+            raise failure
         return found
+
+    def _register_one(self, index: int, events: Any) -> dict[object, str]:
+        """Empty if it reports none. Raises: GpuLost, nvml.NVMLError."""
+        nvml = self._nvml
+        wanted = nvml.nvmlEventTypeXidCriticalError
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        if not (ask(nvml, "nvmlDeviceGetSupportedEventTypes", handle) or 0) & wanted:
+            return {}
+        nvml.nvmlDeviceRegisterEvents(handle, wanted, events)
+        return {_key(handle): nvml.nvmlDeviceGetUUID(handle)}
 
     def _next(self, events: Any) -> Any | None:
         try:

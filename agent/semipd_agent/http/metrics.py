@@ -26,6 +26,7 @@ class AgentCollector(Collector):
         yield self._shares("requested", "SM cap asked for")
         yield self._shares("granted", "SM cap that the active lane read back")
         yield from self._splits()
+        yield from self._lane_times()
         yield self._phases()
         yield self._restarts()
         yield self._switches()
@@ -104,6 +105,29 @@ class AgentCollector(Collector):
                 seconds.add_metric(name, use.busy_us / 1e6)
         yield steps
         yield seconds
+
+    def _lane_times(self) -> Iterator[Metric]:
+        """Of each role's active lane: its counters go on from those before it."""
+        names = ["engine", "role"]
+        busy = CounterMetricFamily(
+            "semipd_agent_lane_busy_seconds",
+            "Wall time with a step in flight, since the coordinator began",
+            labels=names,
+        )
+        compute = CounterMetricFamily(
+            "semipd_agent_lane_compute_seconds",
+            "Time that the role's steps computed, by their lanes' word, since the coordinator began",
+            labels=names,
+        )
+        for observer in self._agent.observers.values():
+            coordinator = observer.report.coordinator if observer.report is not None else None
+            for lane in coordinator.lanes if coordinator is not None else ():
+                if lane.active:
+                    name = [observer.supervisor.engine_id, lane.role]
+                    busy.add_metric(name, lane.busy_us / 1e6)
+                    compute.add_metric(name, lane.compute_us / 1e6)
+        yield busy
+        yield compute
 
     def _phases(self) -> GaugeMetricFamily:
         family = GaugeMetricFamily(

@@ -41,7 +41,7 @@ async def follow_partition(agent: Agent, settings: KubernetesSettings) -> None:
             now=now,
         )
 
-    writer = StatusWriter(client, settings.namespace, settings.name, build)
+    writer = StatusWriter(client, settings.namespace, settings.name, build, lambda: source.uid)
     async with asyncio.TaskGroup() as tasks:
         for run in (partial(source.run, agent), writer.run):
             tasks.create_task(run())

@@ -25,11 +25,12 @@ _log = log.logger(__name__)
 
 
 class PartitionSource:
-    """A `WishSource`. `generation` and `refusal` are of the spec looked at last."""
+    """A `WishSource`. `generation` and `refusal` are of the spec looked at last, `uid` of the object seen last."""
 
     def __init__(self, client: AsyncClient, namespace: str, name: str) -> None:
         self.generation: int | None = None
         self.refusal: str | None = None
+        self.uid: str | None = None
         self._pending: Object | None = None
         self._news = asyncio.Event()
         self._taken: WishWire | None = None
@@ -37,6 +38,8 @@ class PartitionSource:
 
     def _note(self, _: Key, __: Object | None, now: Object | None) -> None:
         """A partition that is gone changes nothing: its pod goes with it, or the operator makes it again."""
+        if now is not None:
+            self.uid = now["metadata"].get("uid")
         self._pending = now
         self._news.set()
 

@@ -29,7 +29,10 @@ _log = log.logger(__name__)
 
 
 class StatusWriter:
-    """`build` gives the status as it should be, from the one written last and the time (RFC 3339)."""
+    """`build` gives the status as it should be, from the one written last and the time (RFC 3339).
+
+    `uid`: of the partition, None while it is not known. One that was made again has no status yet.
+    """
 
     def __init__(
         self,
@@ -37,9 +40,11 @@ class StatusWriter:
         namespace: str,
         name: str,
         build: Callable[[PodPartitionStatus, str], PodPartitionStatus],
+        uid: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._client, self._namespace, self._name = client, namespace, name
         self._build = build
+        self._uid, self._written_uid = uid, uid()
         self._written = PodPartitionStatus()
         self._heartbeat_due_s = 0.0
 
@@ -59,6 +64,10 @@ class StatusWriter:
     async def write_if_due(self, now_s: float) -> bool:
         """Whether it was written. `now_s` is monotonic. Raises: ApiError, httpx2.HTTPError."""
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        uid = self._uid()
+        if self._written_uid is not None and uid != self._written_uid:
+            self._written = PodPartitionStatus()
+        self._written_uid = uid
         status = self._build(self._written, now)
         if status == self._written and now_s < self._heartbeat_due_s:
             return False

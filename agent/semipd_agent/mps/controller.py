@@ -207,14 +207,23 @@ class MpsController:
 
     async def terminate_client(self, pid: int) -> None:
         """Before a lane is killed: end its work on the GPU, if the daemon still can."""
-        for server in self._observer.servers:
+        for server_pid in await self._server_pids():
             try:
                 ended = await asyncio.wait_for(
-                    self.control.terminate_client(server.pid, pid), TERMINATE_DEADLINE_S
+                    self.control.terminate_client(server_pid, pid), TERMINATE_DEADLINE_S
                 )
-                _log.info("mps client terminated", lane_pid=pid, mps_server_pid=server.pid, ended=ended)
+                _log.info("mps client terminated", lane_pid=pid, mps_server_pid=server_pid, ended=ended)
             except (MpsError, TimeoutError) as error:
                 _log.warning("mps client not terminated", lane_pid=pid, error=str(error))
+
+    async def _server_pids(self) -> list[int]:
+        """By the last look; before the first one, while the agent adopts, by the daemon's word now."""
+        if self._observer.servers:
+            return [server.pid for server in self._observer.servers]
+        try:
+            return list(await asyncio.wait_for(self.control.server_pids(), TERMINATE_DEADLINE_S))
+        except (MpsError, TimeoutError):
+            return []
 
     def _wake_up(self) -> None:
         self._wake.set()

@@ -51,6 +51,7 @@ class MpsObserver:
     async def observe(
         self, child: Child, lanes: Sequence[LaneClient], *, is_ending: bool, is_quit_sent: bool
     ) -> MpsView:
+        lanes = tuple(lane for lane in lanes if read_identity(lane.pid) is not None)
         refusal: Refusal | None = None
         self.error = None
         if child.is_alive:
@@ -71,7 +72,7 @@ class MpsObserver:
             servers=self.servers,
             orphan_pids=orphan_pids,
             server_due=self._server_backoff.is_due(now_s),
-            lanes=tuple(lane for lane in lanes if read_identity(lane.pid) is not None),
+            lanes=lanes,
             refusal=refusal,
             is_ending=is_ending,
             is_quit_sent=is_quit_sent,

@@ -20,6 +20,7 @@ from semipd_agent.supervision.lane import Lane
 from semipd_agent.supervision.lane_starter import LaneStarter
 from semipd_agent.supervision.lane_table import LaneTable
 from semipd_agent.supervision.link import CoordinatorLink
+from semipd_agent.supervision.problem_file import ProblemFile
 from semipd_agent.supervision.shares import Shares
 from semipd_agent.supervision.standby_watch import StandbyWatch
 from semipd_agent.supervision.surroundings import Sockets, Surroundings
@@ -59,7 +60,11 @@ class EngineSupervisor:
         self.link = CoordinatorLink(config.coordinator_socket, self._on_message, self._wake.set)
         self._on_switch_ended = on_switch_ended
         self.shares = Shares(self.engine_id, self._journal, initial, resumed, self._switch_ended)
-        self.standbys = StandbyWatch(surroundings.standby, lambda: surroundings.free_bytes(config.gpu))
+        self.standbys = StandbyWatch(
+            surroundings.standby,
+            lambda: surroundings.free_bytes(config.gpu),
+            surroundings.free_bytes_read_s,
+        )
         self.lanes = LaneTable(self.engine_id)
         self._starter = LaneStarter(self.engine_id, surroundings, self.lanes, self._on_lane_exit)
         self._caps: Partition | None = None
@@ -72,6 +77,7 @@ class EngineSupervisor:
         )
         self.error: SpecError | None = None
         self.memory_problem: str | None = None
+        self.lane_problem = ProblemFile(Path(config.lane_problem_file))  # why lanes find too little memory
         self.is_draining = False
         self.is_ending = False
         self.problem: str | None = None
@@ -116,6 +122,7 @@ class EngineSupervisor:
     def _on_change(self) -> None:
         self._read_error()
         self._read_memory_problem()
+        self.lane_problem.read()
         self._wake.set()
 
     def _read_memory_problem(self) -> None:
@@ -159,6 +166,7 @@ class EngineSupervisor:
         """Until everything has ended after `is_ending` was set."""
         self._read_error()
         self._read_memory_problem()
+        self.lane_problem.read()
         while not (self.is_ending and self._is_empty()):
             self._wake.clear()
             try:
@@ -192,7 +200,10 @@ class EngineSupervisor:
     async def _settle(self) -> None:
         while True:
             self.shares.drop_fulfilled_goal()
-            action = plan.decide(self.view())
+            view = self.view()
+            if view.is_whole:
+                self.lane_problem.clear()
+            action = plan.decide(view)
             if action is None or isinstance(action, actions.Wait):
                 return
             if not await self._apply(action):
@@ -273,6 +284,8 @@ class EngineSupervisor:
 
     def _on_lane_exit(self, lane: Lane) -> None:
         """A new lane's death ends the switch that it was forked for; one that stood by before is made up for."""
+        if lane.signalled is not None:
+            self.standbys.note_exit(lane.private_bytes)
         target = self.shares.target
         is_new = lane.forked_s > self.shares.phase_since_s
         if target is not None and is_new and lane.percent == target.percent(lane.role):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 
@@ -14,11 +15,17 @@ from semipd_core.repartition import SwitchForm
 
 
 class StandbyWatch:
-    """Counts are since this agent began. `free_bytes`: of the memory that the engine's lanes take."""
+    """Counts are since this agent began. `free_bytes`: of the memory that the engine's lanes take, as it was at `read_s`."""
 
-    def __init__(self, settings: StandbySettings, free_bytes: Callable[[], int | None]) -> None:
+    def __init__(
+        self,
+        settings: StandbySettings,
+        free_bytes: Callable[[], int | None],
+        read_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._settings = settings
-        self._free_bytes = free_bytes
+        self._free_bytes, self._read_s = free_bytes, read_s
+        self._exits: list[tuple[float, int]] = []  # of lanes that were ended: when, and what they held
         self.hits: Counter[Role] = Counter()  # lanes of switches that stood by already
         self.misses: Counter[Role] = Counter()  # that had to be started
         self.switches: Counter[str] = Counter()  # done, by form
@@ -30,9 +37,22 @@ class StandbyWatch:
         return StandbyFacts(
             lanes_max=self._settings.lanes_max,
             max_age_s=self._settings.max_age_s,
-            free_bytes=self._free_bytes(),
+            free_bytes=self._free_now_bytes(),
             wished=tuple(wished),
         )
+
+    def note_exit(self, private_bytes: int) -> None:
+        """Of a lane that was told to end: what it held is free, before anybody has looked."""
+        self._exits = [*self._unseen_exits(), (time.monotonic(), private_bytes)]
+
+    def _unseen_exits(self) -> list[tuple[float, int]]:
+        read_s = self._read_s()
+        return [(exited_s, freed_bytes) for exited_s, freed_bytes in self._exits if exited_s > read_s]
+
+    def _free_now_bytes(self) -> int | None:
+        found = self._free_bytes()
+        self._exits = self._unseen_exits()
+        return None if found is None else found + sum(freed_bytes for _, freed_bytes in self._exits)
 
     def note_prepared(self, view: EngineView) -> SwitchForm:
         """The form of the switch whose lanes are all attached."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +35,8 @@ class Surroundings:
     `before_kill` ends a lane's work on the GPU, since killing a busy client is undefined behaviour.
     On a GPU: `why_no_start` holds memory server and lanes, `why_no_switch` new splits, and `why_engine_must_end` ends what
     uses the GPU: after a loss its memory is not what it was.
-    `free_bytes` is asked with the engine's GPU: of the memory that lanes take, None where nobody knows.
+    `free_bytes` is asked with the engine's GPU: of the memory that lanes take, None where nobody knows; `free_bytes_read_s`
+    says of when that is (monotonic).
     """
 
     run_directory: RunDirectory
@@ -49,6 +51,7 @@ class Surroundings:
     why_no_switch: Callable[[], str | None] = _no_reason
     why_engine_must_end: Callable[[], str | None] = _no_reason
     free_bytes: Callable[[str | None], int | None] = _host_free_bytes
+    free_bytes_read_s: Callable[[], float] = time.monotonic
     standby: StandbySettings = field(default_factory=StandbySettings)
     lane_environment: Mapping[str, str] = field(default_factory=dict)
     child_environment: Mapping[str, str] = field(default_factory=dict)

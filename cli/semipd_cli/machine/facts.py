@@ -69,4 +69,4 @@ def _look() -> Look:
 
 def _is_own(pipe_directory: str | None) -> bool:
     """The agent keeps its pipes in `mps/pipe` of a run directory, beside its lock."""
-    return pipe_directory is not None and (Path(pipe_directory).parents[1] / "agent.lock").exists()
+    return pipe_directory is not None and (Path(pipe_directory).parent.parent / "agent.lock").exists()

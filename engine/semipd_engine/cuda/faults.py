@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from semipd_core.errors import InvalidSpec, NotReadyYet
-from semipd_engine.cuda.devices import FIELD
+from semipd_engine.cuda.devices import FIELD, GpuMissing
 from semipd_engine.cuda.driver import NO_LIBRARY, CudaError
 
 RETRY_AFTER_S = 1.0
@@ -33,9 +33,10 @@ LASTING: Mapping[str, tuple[str, str]] = {
 
 
 def classify(error: CudaError, gpu: str | None) -> InvalidSpec | NotReadyYet:
-    """An InvalidSpec if the user must change something, else NotReadyYet."""
+    """An InvalidSpec if the user must change something, GpuMissing if that holds for a first start alone; else NotReadyYet."""
     where = gpu or "the GPU"
     if error.code not in LASTING:
         return NotReadyYet(f"{where}: {error}", RETRY_AFTER_S)
     given, allowed = LASTING[error.code]
-    return InvalidSpec(FIELD, f"{given} ({where}: {error})", allowed)
+    kind = GpuMissing if (given, allowed) == _NO_GPU else InvalidSpec
+    return kind(FIELD, f"{given} ({where}: {error})", allowed)

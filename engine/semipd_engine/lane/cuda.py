@@ -21,7 +21,7 @@ from semipd_core import messages
 from semipd_core.engine_config import EngineConfig, SpecError
 from semipd_core.errors import InvalidSpec
 from semipd_engine.cuda.arenas import attach_device
-from semipd_engine.cuda.devices import find_device
+from semipd_engine.cuda.devices import find_device_again
 from semipd_engine.cuda.driver import Driver
 from semipd_engine.cuda.libcuda import Libcuda
 from semipd_engine.cuda_model.device import CudaStepDevice
@@ -72,8 +72,7 @@ def _judged(config: EngineConfig, logger: structlog.stdlib.BoundLogger, live: Ca
         fault = device_faults.judge(error)
         if fault is None:
             raise
-        logger.error(fault.event, error=fault.error, advice=fault.advice, exit_code=fault.exit_code)
-        return fault.exit_code
+        return device_faults.tell(fault, config, logger)
     return 0
 
 
@@ -146,7 +145,7 @@ def build(
     """
     driver = Libcuda()
     driver.init()
-    index = find_device(driver, config.gpu_of(rank))
+    index = find_device_again(driver, config.gpu_of(rank))
     uuid = driver.uuid(index)
     used_before_bytes = read_device_used_bytes(uuid)
     granted_percent = read_granted_percent(config.isolation, order.percent, driver, index, logger)

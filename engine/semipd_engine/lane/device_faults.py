@@ -6,10 +6,14 @@ Whatever a fault left in the process's context is gone with the process; the age
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+import structlog
 import torch
 
+from semipd_core.engine_config import EngineConfig
 from semipd_core.errors import DeviceError
+from semipd_shell.files import write_atomically
 
 EXIT_DEVICE_ERROR = 74  # the driver, a kernel or the card failed
 EXIT_OUT_OF_MEMORY = 76  # the GPU has too little memory for this lane
@@ -48,6 +52,15 @@ def judge(error: BaseException) -> DeviceFault | None:
     if not is_cuda:
         return None
     return DeviceFault(exit_code=EXIT_DEVICE_ERROR, event="GPU fault", error=_first_line(error))
+
+
+def tell(fault: DeviceFault, config: EngineConfig, logger: structlog.stdlib.BoundLogger) -> int:
+    """The exit code; the log has the fault, and `lane-problem` one that every next lane would meet too. Raises: OSError."""
+    logger.error(fault.event, error=fault.error, advice=fault.advice, exit_code=fault.exit_code)
+    if fault.exit_code == EXIT_OUT_OF_MEMORY:
+        said = f"{fault.error} ({fault.advice})"
+        write_atomically(Path(config.lane_problem_file), said.encode())
+    return fault.exit_code
 
 
 def _first_line(error: BaseException) -> str:

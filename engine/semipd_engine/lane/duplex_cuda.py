@@ -16,7 +16,7 @@ from semipd_core.engine_config import EngineConfig, SpecError
 from semipd_core.errors import InvalidSpec
 from semipd_core.partition import Band, Role
 from semipd_engine.cuda.arenas import attach_device
-from semipd_engine.cuda.devices import find_device
+from semipd_engine.cuda.devices import find_device_again
 from semipd_engine.cuda.green import GreenContexts
 from semipd_engine.cuda.green_driver import LibcudaGreen
 from semipd_engine.cuda.libcuda import Libcuda
@@ -58,8 +58,7 @@ def run_cuda_duplex_lane(config: EngineConfig, order: LaneOrder) -> int:
         fault = device_faults.judge(error)
         if fault is None:
             raise
-        logger.error(fault.event, error=fault.error, advice=fault.advice, exit_code=fault.exit_code)
-        return fault.exit_code
+        return device_faults.tell(fault, config, logger)
     return 0
 
 
@@ -67,7 +66,7 @@ def _serve(config: EngineConfig, order: LaneOrder, started_s: float) -> None:
     """Raises: InvalidSpec if the bounds hold no split of this GPU; DeviceError, torch.OutOfMemoryError."""
     driver = Libcuda()
     driver.init()
-    index = find_device(driver, config.gpu)
+    index = find_device_again(driver, config.gpu)
     torch.cuda.set_device(index)
     torch.zeros(1, device="cuda")  # the primary context, before those that are made from it
     with GreenContexts(LibcudaGreen(), index, config.bounds or ALL_SHARES) as green:

@@ -15,6 +15,7 @@ import structlog
 
 from semipd_core.engine_config import EngineConfig, SpecError
 from semipd_core.errors import DeviceError, InvalidSpec, NotReadyYet
+from semipd_engine.cuda.devices import GpuMissing
 from semipd_engine.cuda.driver import CudaError
 from semipd_engine.cuda.faults import classify
 from semipd_engine.memory import server
@@ -57,7 +58,7 @@ def run(config: EngineConfig, machine: CudaMachine) -> int:
     logger = log.logger(__name__)
     problem_file = Path(config.memory_problem_file)
     try:
-        arenas = _prepare(config, machine, logger)
+        arenas = _prepare_again(config, machine, logger)
     except InvalidSpec as error:
         logger.error("invalid spec", path=error.path, given=str(error.given), allowed=error.allowed)
         problem_file.unlink(missing_ok=True)
@@ -79,6 +80,19 @@ def run(config: EngineConfig, machine: CudaMachine) -> int:
             handouts[listener] = server.Handout(manifest=own.manifest, fds=own.fds)
         server.serve(handouts, watch=agent_watch.OrphanWatch(config.agent_lock), log=logger)
     return 0
+
+
+def _prepare_again(
+    config: EngineConfig, machine: CudaMachine, logger: structlog.stdlib.BoundLogger
+) -> Sequence[Arenas | DeviceArenas]:
+    """As `_prepare`; but a GPU that an earlier start has found is lost, not wrongly asked for."""
+    has_found_gpu = (Path(config.model_directory) / "model.json").exists()
+    try:
+        return _prepare(config, machine, logger)
+    except GpuMissing as error:
+        if not has_found_gpu:
+            raise
+        raise DeviceError(str(error)) from error
 
 
 def _prepare(

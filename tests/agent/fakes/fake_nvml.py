@@ -45,7 +45,7 @@ def build(facts: Path) -> SimpleNamespace:
 
     `cudaDriver` (NVML's number); `gone` (true: not listed); `xids` (a list that grows: each is told once); `eccErrors`;
     `recoveryAction` (NVML's number); `throttle` (bits); `gpm` ([sm, tensor, dram], or false); `unsupported` (names of functions);
-    `usedBytes`.
+    `usedBytes`; `gpus` (UUIDs, ["GPU-1"] if not said; each Xid is of the first).
     """
     return SimpleNamespace(**_functions(lambda: json.loads(facts.read_text()) if facts.exists() else {}))
 
@@ -68,6 +68,16 @@ def _functions(read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
         return call
 
+    def uuid(handle: int) -> str:
+        gpus: list[str] = answer("nvmlDeviceGetUUID", lambda said: said.get("gpus", ["GPU-1"]))()
+        if handle >= len(gpus):
+            raise NvmlError(NOT_FOUND, "Not Found")
+        return gpus[handle]
+
+    def count() -> int:
+        said = read()
+        return 0 if said.get("gone") else len(said.get("gpus", ["GPU-1"]))
+
     def wait(_events: Any, timeout_ms: int) -> SimpleNamespace:
         until_s = time.monotonic() + timeout_ms / 1000
         while time.monotonic() < until_s:
@@ -86,7 +96,6 @@ def _functions(read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     by_name: dict[str, Callable[[dict[str, Any]], Any]] = {
         "nvmlDeviceGetCudaComputeCapability": lambda said: tuple(said.get("capability", (9, 0))),
         "nvmlDeviceGetNumGpuCores": lambda _said: H200_CORES,
-        "nvmlDeviceGetUUID": lambda _said: "GPU-1",
         "nvmlDeviceGetName": lambda _said: "NVIDIA H200",
         "nvmlDeviceGetMemoryInfo": lambda said: SimpleNamespace(
             total=139 << 30, used=said.get("usedBytes", 20 << 30)
@@ -132,7 +141,8 @@ def _functions(read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         "nvmlShutdown": lambda: None,
         "nvmlSystemGetDriverVersion": lambda: "580.65.06",
         "nvmlSystemGetCudaDriverVersion_v2": lambda: read().get("cudaDriver", 13000),
-        "nvmlDeviceGetCount": lambda: 0 if read().get("gone") else 1,
+        "nvmlDeviceGetCount": count,
+        "nvmlDeviceGetUUID": uuid,
         "nvmlDeviceGetHandleByIndex": lambda index: index,
         "nvmlEventSetCreate": object,
         "nvmlDeviceRegisterEvents": lambda _handle, _types, _events: None,

@@ -179,6 +179,9 @@ def lane(order: dict[str, object]) -> int:
     config = read_config(str(order["config"]))
     faults = read_faults(Path(config.directory).parent)
     percent = int(str(order["percent"]))
+    if faults.lane_problem is not None:
+        Path(config.lane_problem_file).write_text(faults.lane_problem)
+        return 76
     if percent == faults.lane_exits_at_percent:
         return 1
     while percent == faults.lane_hangs_at_percent:

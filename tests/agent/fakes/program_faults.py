@@ -16,6 +16,7 @@ class Faults(msgspec.Struct, kw_only=True):
 
     memory_error: SpecError | None = None  # exit 2 with it
     memory_problem: str | None = None  # exit 1 with it, until the faults are gone
+    lane_problem: str | None = None  # exit 76 with it, until the faults are gone
     lane_exits_at_percent: int | None = None
     lane_hangs_at_percent: int | None = None
     lane_grants_less_at_percent: int | None = None
