@@ -14,6 +14,7 @@ from semipd_core import messages
 from semipd_core.partition import Band
 from semipd_core.sm_splits import GraphKey, Layout, SmSplit, legal_splits
 from semipd_engine.lane.duplex_slices import (
+    SLICE_LAYERS_MAX,
     SLICES_AHEAD,
     LaunchedDecode,
     SlicedPrefill,
@@ -103,6 +104,20 @@ def test_a_slice_is_a_layer_at_least_and_never_more_than_is_left(num_tokens, lay
     layers = slice_layers(num_tokens, layers_left)
     assert 1 <= layers <= layers_left
     assert layers == 1 or layers * num_tokens <= 65536
+    assert layers <= SLICE_LAYERS_MAX
+
+
+def test_a_chunk_of_the_default_budget_gives_decode_its_chances():
+    """Of a model of 32 layers: a decode step is launched between its layers, not after them."""
+    device = Device()
+    chances: list[float] = []
+
+    def between(wait_s: float) -> None:
+        chances.append(wait_s)
+        device.done += bool(wait_s)
+
+    SlicedPrefill(Executor(device, "prefill", layers=32), device).run(plan(2048), between)
+    assert chances.count(0.0) >= 8
 
 
 def test_a_chunk_is_launched_only_as_the_device_gets_on():

@@ -17,6 +17,7 @@ from semipd_core.sm_splits import SmSplit
 from semipd_engine.lane.duplex_steps import Finished
 
 SLICE_TOKENS = 65536  # tokens times layers of one slice
+SLICE_LAYERS_MAX = 4  # of a slice however short its chunk: decode is asked in between
 SLICES_AHEAD = 2
 POLL_S = 0.0001  # between two looks at the device
 
@@ -66,11 +67,12 @@ class Streams(Protocol):
 
 
 def slice_layers(num_tokens: int, layers_left: int) -> int:
-    """Layers of the next slice: long chunks by the layer, short ones whole.
+    """Layers of the next slice: long chunks by the layer, others by SLICE_LAYERS_MAX.
 
-    Source: SGLang `--enable-pdmux` (split forward of 65,536 tokens times layers).
+    Source: SGLang `--enable-pdmux` (split forward of 65,536 tokens times layers); that alone cuts no chunk of the default budget
+    (2,048 tokens of 32 layers).
     """
-    return min(max(1, SLICE_TOKENS // max(1, num_tokens)), layers_left)
+    return min(max(1, SLICE_TOKENS // max(1, num_tokens)), SLICE_LAYERS_MAX, layers_left)
 
 
 class SlicedPrefill:
