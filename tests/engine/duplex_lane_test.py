@@ -19,6 +19,7 @@ from semipd_core.partition import Band, Isolation, Partition, Role
 from semipd_engine.lane.arbiter import ControlPage
 from semipd_engine.lane.duplex import DuplexLane
 from semipd_engine.lane.duplex_cpu import CpuDecode, CpuPrefill, Pace
+from semipd_engine.lane.duplex_steps import Finished
 from semipd_engine.memory.client import Attachment, attach
 from semipd_engine.model.executor import Executor
 from semipd_shell.channel import Channel
@@ -79,11 +80,14 @@ class PausedPrefill:
         self.is_paused = threading.Event()
         self.go_on = threading.Event()
 
-    def run(self, plan, between):
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+    def launch(self, plan, between):
         self.is_paused.set()
         while not self.go_on.is_set():
             between(0.01)
-        return self._inner.run(plan, between)
+        self._inner.launch(plan, between)
 
 
 @pytest.fixture
@@ -171,7 +175,7 @@ def test_a_decode_step_waits_for_no_more_than_a_layer_of_a_prompt(executors) -> 
     """Each layer asks first whether decode has something: as many chances as layers, and one for the head."""
     chances = []
     plan = row_plan(Request(0, PROMPT, range(1, 9)), len(PROMPT))
-    CpuPrefill(executors[Role.PREFILL], Pace(whole)).run(plan, chances.append)
+    CpuPrefill(executors[Role.PREFILL], Pace(whole)).launch(plan, chances.append)
     assert chances == [0.0] * 3, "two layers and the head"
 
 
@@ -190,7 +194,7 @@ def test_a_capped_prompt_leaves_its_pauses_to_decode(executors) -> None:
         now_ns[0] += int(wait_s * 1e9)
 
     plan = row_plan(Request(0, PROMPT, range(1, 9)), len(PROMPT))
-    CpuPrefill(executors[Role.PREFILL], Pace(lambda: 10, clock_ns), clock_ns).run(plan, between)
+    CpuPrefill(executors[Role.PREFILL], Pace(lambda: 10, clock_ns), clock_ns).launch(plan, between)
     assert any(wait > 0 for wait in waits)
 
 
@@ -203,6 +207,56 @@ def test_stop_finishes_the_prompt_in_hand(executors) -> None:
         prefill.go_on.set()
         assert driven.result(Role.PREFILL).tokens[0] is not None
         driven.await_end()
+
+
+class HeldPrefill:
+    """On a device that finishes nothing before it is let on."""
+
+    def __init__(self, depth: int) -> None:
+        self._depth = depth
+        self._plans: list[messages.StepPlan] = []
+        self.is_full = threading.Event()
+        self.go_on = threading.Event()
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._plans)
+
+    def delay_s(self) -> float:
+        return 0.001 if len(self._plans) >= self._depth else 0.0
+
+    def launch(self, plan, between) -> None:
+        between(0.0)
+        assert len(self._plans) < self._depth
+        self._plans.append(plan)
+        if len(self._plans) == self._depth:
+            self.is_full.set()
+
+    def finished(self, *, wait: bool = False) -> list[Finished]:
+        if not (wait or self.go_on.is_set()):
+            return []
+        plans, self._plans = self._plans, []
+        return [
+            Finished(plan=plan, tokens=[1], logprobs=[None], started_ns=0, finished_ns=0, compute_ns=0)
+            for plan in plans
+        ]
+
+
+@pytest.mark.parametrize("ends", ["later", "by stop"])
+def test_the_next_chunk_is_launched_before_the_first_is_done_and_both_are_told_in_order(
+    executors, ends
+) -> None:
+    prefill = HeldPrefill(depth=2)
+    plans = [row_plan(Request(slot, PROMPT, range(1, 9)), len(PROMPT)) for slot in range(2)]
+    for driven in drive(prefill, CpuDecode(executors[Role.DECODE], Pace(whole))):
+        for plan in plans:
+            driven.send(Role.PREFILL, plan)
+        assert prefill.is_full.wait(WAIT_S)
+        if ends == "later":
+            prefill.go_on.set()
+        else:
+            driven.send(Role.DECODE, messages.Stop())
+        assert [driven.result(Role.PREFILL).epoch for _ in plans] == [plan.epoch for plan in plans]
 
 
 @pytest.mark.parametrize("role", LANES)

@@ -99,9 +99,10 @@ def build_sides(
     for role, executor in executors.items():
         executor.warm_up()
         warm_streams(executor, streams[role])
+    prefill, decode = executors[Role.PREFILL], executors[Role.DECODE]
     return Sides(
-        prefill=SlicedPrefill(executors[Role.PREFILL], streams[Role.PREFILL]),
-        decode=LaunchedDecode(executors[Role.DECODE], streams[Role.DECODE], executors[Role.DECODE].depth),
+        prefill=SlicedPrefill(prefill, streams[Role.PREFILL], prefill.depth),
+        decode=LaunchedDecode(decode, streams[Role.DECODE], decode.depth),
         splits=tuple(streams[Role.PREFILL].by_split),
     )
 
