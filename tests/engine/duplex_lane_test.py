@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -263,6 +264,42 @@ def test_the_next_chunk_is_launched_before_the_first_is_done_and_both_are_told_i
 def test_the_end_of_either_connection_ends_the_lane(driven, role) -> None:
     driven.coordinator[role].close()
     driven.await_end()
+
+
+@pytest.mark.parametrize(
+    ("error", "ends"),
+    [
+        pytest.param(BrokenPipeError(), True, id="the coordinator reads no more"),
+        pytest.param(BlockingIOError(), True, id="the coordinator has not read for long"),
+        pytest.param(OSError(28, "No space left on device"), False, id="a kernel's cache is full"),
+    ],
+)
+def test_only_the_loss_of_the_coordinator_is_taken_for_it(error, ends) -> None:
+    """Anything else ends the lane as an error, which the agent reports."""
+    pairs = {role: socket.socketpair() for role in LANES}
+    ours, theirs = ({role: Channel(pair[end]) for role, pair in pairs.items()} for end in (0, 1))
+    lane = DuplexLane(LANES, dict(theirs), Failing(error), Failing(error))
+    ours[Role.PREFILL].send(row_plan(Request(0, PROMPT, range(1, 9)), len(PROMPT)))
+    with nullcontext() if ends else pytest.raises(OSError, match="No space"):
+        lane.serve()
+    for each in (*ours.values(), *theirs.values()):
+        each.close()
+
+
+class Failing:
+    in_flight = 0
+
+    def __init__(self, error: OSError) -> None:
+        self._error = error
+
+    def delay_s(self) -> float:
+        return 0.0
+
+    def launch(self, *_: object) -> None:
+        raise self._error
+
+    def finished(self, *, wait: bool = False) -> list[object]:
+        return []
 
 
 def test_a_signal_ends_an_idle_lane(driven) -> None:

@@ -72,7 +72,7 @@ class DuplexLane:
                     self._launch_prefill(self._plans[Role.PREFILL].popleft())
             for role in self._steps:
                 self._tell_finished(role, wait=True)
-        except (EOFError, OSError):
+        except (EOFError, ConnectionError, TimeoutError, BlockingIOError):
             self._log.info("coordinator gone")
             for steps in self._steps.values():
                 steps.finished(wait=True)
