@@ -81,9 +81,10 @@ def legal_splits(
 ) -> tuple[SmSplit, ...]:
     """At most MAX_SPLITS, by prefill's SMs ascending; `granularity` and `minimum` are the driver's, in SMs.
 
-    All that lie within `bounds` if they are few enough, else the nearest to each share that policies ask for.
+    All that lie within `bounds` if they are few enough, else the nearest to each share that policies ask for. Where the percents
+    of the SMs all miss `bounds`, what the shares inside come to: a wish is rounded too (`read_green_grant`).
 
-    Raises: InvalidSpec if `bounds` hold none, or for numbers that no device has.
+    Raises: InvalidSpec if `bounds` hold none of either, or for numbers that no device has.
     """
     for name, value in (("granularity", granularity), ("minimum", minimum)):
         if not 1 <= value <= sm_count:
@@ -91,7 +92,7 @@ def legal_splits(
     first = -(-minimum // granularity) * granularity
     last = sm_count - minimum if layout is Layout.DISJOINT else sm_count
     every = [_split(prefill_sms, sm_count, layout) for prefill_sms in range(first, last + 1, granularity)]
-    inside = [split for split in every if bounds.holds(split.partition)]
+    inside = [split for split in every if bounds.holds(split.partition)] or _rounded(every, bounds, layout)
     if not inside:
         raise InvalidSpec(
             "spec.partition.bounds",
@@ -147,6 +148,18 @@ def decode_graph_key(split: SmSplit | None, bucket: int) -> GraphKey:
 def _split(prefill_sms: int, sm_count: int, layout: Layout) -> SmSplit:
     decode_sms = sm_count if layout is Layout.ASYMMETRIC else sm_count - prefill_sms
     return SmSplit(prefill_sms=prefill_sms, decode_sms=decode_sms, sm_count=sm_count)
+
+
+def _rounded(every: Sequence[SmSplit], bounds: Band, layout: Layout) -> list[SmSplit]:
+    """Nearest to the grid's shares inside `bounds`, no further than a step: the agent has judged the bounds by that grid."""
+    chosen = set()
+    for percent in GRID_PERCENTS:
+        decode_percent = 100 - percent if layout is Layout.DISJOINT else 100
+        if every and bounds.holds(Partition(prefill_percent=percent, decode_percent=decode_percent)):
+            sms = percent * every[0].sm_count / 100
+            nearest = min(every, key=lambda split: abs(split.prefill_sms - sms))
+            chosen |= {nearest} if abs(nearest.prefill_sms - sms) <= MAX_STEP_SMS else set()
+    return sorted(chosen, key=lambda split: split.prefill_sms)
 
 
 def _thinned(splits: Sequence[SmSplit], layout: Layout) -> list[SmSplit]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -9,10 +11,12 @@ from hypothesis import strategies as st
 from semipd_core.errors import InvalidSpec
 from semipd_core.partition import Band, Partition
 from semipd_core.policies.splits import DISJOINT
+from semipd_core.sm_grant import MAX_STEP_SMS
 from semipd_core.sm_splits import (
     MAX_SPLITS,
     GraphKey,
     Layout,
+    SmSplit,
     decode_graph_key,
     legal_splits,
     nearest_split,
@@ -21,7 +25,7 @@ from semipd_core.sm_splits import (
 
 ANY = Band(prefill_min_percent=1, prefill_max_percent=100, decode_min_percent=1, decode_max_percent=100)
 H200 = {"sm_count": 132, "granularity": 8, "minimum": 8}
-GPUS = [(132, 8, 8), (148, 8, 8), (108, 2, 4), (78, 8, 8), (80, 2, 2), (188, 8, 8)]
+GPUS = [(132, 8, 8), (114, 8, 8), (144, 8, 8), (148, 8, 8), (108, 2, 4), (78, 8, 8), (80, 2, 2), (188, 8, 8)]
 
 bands = st.tuples(st.integers(1, 100), st.integers(1, 100), st.integers(1, 100), st.integers(1, 100)).map(
     lambda ends: Band(
@@ -54,7 +58,9 @@ def test_narrow_bounds_have_all_that_the_hardware_tells_apart():
 
 
 @given(st.sampled_from(GPUS), bands, st.sampled_from(Layout))
-def test_every_split_is_one_that_the_driver_can_make_within_the_bounds(gpu, bounds, layout):
+def test_every_split_is_one_that_the_driver_can_make_within_the_bounds_or_what_a_share_inside_comes_to(
+    gpu, bounds, layout
+):
     sm_count, granularity, minimum = gpu
     try:
         splits = legal_splits(sm_count, granularity, minimum, bounds, layout)
@@ -66,10 +72,37 @@ def test_every_split_is_one_that_the_driver_can_make_within_the_bounds(gpu, boun
     for each in splits:
         assert each.prefill_sms % granularity == 0
         assert min(each.prefill_sms, each.decode_sms) >= minimum
-        assert bounds.holds(each.partition)
+        assert bounds.holds(each.partition) or is_of_a_share_inside(each, bounds, layout)
         given_out = each.prefill_sms + each.decode_sms
         assert given_out == (sm_count if layout is Layout.DISJOINT else sm_count + each.prefill_sms)
     assert len({each.partition for each in splits}) == len(splits), "a percent pair names one split"
+
+
+def is_of_a_share_inside(split: SmSplit, bounds: Band, layout: Layout) -> bool:
+    wanted = (
+        DISJOINT if layout is Layout.DISJOINT else [replace(each, decode_percent=100) for each in DISJOINT]
+    )
+    return any(
+        bounds.holds(each)
+        and abs(split.prefill_sms - each.prefill_percent * split.sm_count / 100) <= MAX_STEP_SMS
+        for each in wanted
+    )
+
+
+@pytest.mark.parametrize("gpu", GPUS)
+@pytest.mark.parametrize("wanted", DISJOINT, ids=str)
+def test_bounds_that_hold_one_share_of_the_policies_hold_a_split(gpu, wanted):
+    """What the agent accepts must not end the lane: its grid and the hardware's percents need not meet."""
+    (split,) = legal_splits(*gpu, Band.only(wanted))
+    assert read_green_grant(wanted.prefill_percent, split.prefill_sms, split.sm_count).reason is None
+    assert read_green_grant(wanted.decode_percent, split.decode_sms, split.sm_count).reason is None
+
+
+@pytest.mark.parametrize("gpu", GPUS)
+@given(bounds=bands)
+def test_bounds_that_the_agent_accepts_hold_a_split(gpu, bounds):
+    assume(any(bounds.holds(each) for each in DISJOINT))
+    assert legal_splits(*gpu, bounds)
 
 
 @given(st.sampled_from(GPUS), bands)

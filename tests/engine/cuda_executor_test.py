@@ -106,3 +106,11 @@ def test_what_pads_a_graph_leaves_numbers_in_the_null_block(interpreted: Interpr
 
 def test_warming_up_ends_between_two_graphs_when_told_to(interpreted: InterpretedExecutor) -> None:
     assert interpreted.call("captures_until", 2) == [4, 2]
+
+
+def test_the_largest_steps_run_beside_the_graphs_kernel_by_kernel(interpreted: InterpretedExecutor) -> None:
+    """A capture empties torch's cache: steps before it would not prove that both fit."""
+    captured_before, replayed = interpreted.call("warm_up_order")
+    assert captured_before
+    assert set(captured_before) == {3}
+    assert replayed == []

@@ -8,7 +8,7 @@ import pytest
 from local_engine import build_engine_config
 
 from semipd_core.partition import Role
-from semipd_engine.cuda_model.limits import LaneLimits, idle_steps
+from semipd_engine.cuda_model.limits import LaneLimits, largest_steps, smaller_steps
 
 MAX_ROWS, BUDGET, CONTEXT = 4, 24, 64
 SMALLEST = [[(0, 1)], [(0, 1)]]  # one row without cuts of the distribution, one with
@@ -51,7 +51,8 @@ def test_the_largest_step_of_each_kind_is_run_first(
         tmp_path, "", max_rows=MAX_ROWS, prefill_budget_tokens=BUDGET, mixed_budget_tokens=BUDGET
     )
     limits = LaneLimits.of_role(config, role, asks_host=asks_host)
-    steps = idle_steps(limits, context_tokens, has_latents=has_latents)
+    largest = largest_steps(limits, context_tokens, has_latents=has_latents)
+    steps = [*largest, *smaller_steps(limits, context_tokens)]
     assert [[(row.start, row.num_tokens) for row in rows] for rows in steps] == expected
     assert all(len(rows) <= limits.max_rows for rows in steps)
 
@@ -61,9 +62,8 @@ def test_each_form_of_a_product_is_run_first(tmp_path: Path) -> None:
         tmp_path, "", max_rows=MAX_ROWS, prefill_budget_tokens=BUDGET, mixed_budget_tokens=BUDGET
     )
     limits = LaneLimits.of_role(config, Role.PREFILL, asks_host=False)
-    steps = idle_steps(limits, CONTEXT, has_latents=False, product_tokens=(16, BUDGET))
+    steps = smaller_steps(limits, CONTEXT, product_tokens=(16, BUDGET))
     assert [[(row.start, row.num_tokens) for row in rows] for rows in steps] == [
-        [(0, 24)],
         [(0, 16)],
         *SMALLEST,
     ]

@@ -57,6 +57,7 @@ def test_it_gives_the_tokens_of_transformers_while_the_splits_change(tmp_path: P
         max_context_tokens=48,
         block_tokens=16,
         max_rows=2,
+        prefill_budget_tokens=8,  # the largest chunk runs on each stream before the lane is ready
         run_ahead=2,
         bounds=WIDE,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from semipd_core.partition import Band, Isolation, Partition, Role
 from semipd_engine.lane.arbiter import ControlPage
 from semipd_engine.lane.duplex import DuplexLane
 from semipd_engine.lane.duplex_cpu import CpuDecode, CpuPrefill, Pace
+from semipd_engine.lane.duplex_steps import Finished
 from semipd_engine.memory.client import Attachment, attach
 from semipd_engine.model.executor import Executor
 from semipd_shell.channel import Channel
@@ -79,11 +81,14 @@ class PausedPrefill:
         self.is_paused = threading.Event()
         self.go_on = threading.Event()
 
-    def run(self, plan, between):
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+    def launch(self, plan, between):
         self.is_paused.set()
         while not self.go_on.is_set():
             between(0.01)
-        return self._inner.run(plan, between)
+        self._inner.launch(plan, between)
 
 
 @pytest.fixture
@@ -171,7 +176,7 @@ def test_a_decode_step_waits_for_no_more_than_a_layer_of_a_prompt(executors) -> 
     """Each layer asks first whether decode has something: as many chances as layers, and one for the head."""
     chances = []
     plan = row_plan(Request(0, PROMPT, range(1, 9)), len(PROMPT))
-    CpuPrefill(executors[Role.PREFILL], Pace(whole)).run(plan, chances.append)
+    CpuPrefill(executors[Role.PREFILL], Pace(whole)).launch(plan, chances.append)
     assert chances == [0.0] * 3, "two layers and the head"
 
 
@@ -190,7 +195,7 @@ def test_a_capped_prompt_leaves_its_pauses_to_decode(executors) -> None:
         now_ns[0] += int(wait_s * 1e9)
 
     plan = row_plan(Request(0, PROMPT, range(1, 9)), len(PROMPT))
-    CpuPrefill(executors[Role.PREFILL], Pace(lambda: 10, clock_ns), clock_ns).run(plan, between)
+    CpuPrefill(executors[Role.PREFILL], Pace(lambda: 10, clock_ns), clock_ns).launch(plan, between)
     assert any(wait > 0 for wait in waits)
 
 
@@ -205,10 +210,96 @@ def test_stop_finishes_the_prompt_in_hand(executors) -> None:
         driven.await_end()
 
 
+class HeldPrefill:
+    """On a device that finishes nothing before it is let on."""
+
+    def __init__(self, depth: int) -> None:
+        self._depth = depth
+        self._plans: list[messages.StepPlan] = []
+        self.is_full = threading.Event()
+        self.go_on = threading.Event()
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._plans)
+
+    def delay_s(self) -> float:
+        return 0.001 if len(self._plans) >= self._depth else 0.0
+
+    def launch(self, plan, between) -> None:
+        between(0.0)
+        assert len(self._plans) < self._depth
+        self._plans.append(plan)
+        if len(self._plans) == self._depth:
+            self.is_full.set()
+
+    def finished(self, *, wait: bool = False) -> list[Finished]:
+        if not (wait or self.go_on.is_set()):
+            return []
+        plans, self._plans = self._plans, []
+        return [
+            Finished(plan=plan, tokens=[1], logprobs=[None], started_ns=0, finished_ns=0, compute_ns=0)
+            for plan in plans
+        ]
+
+
+@pytest.mark.parametrize("ends", ["later", "by stop"])
+def test_the_next_chunk_is_launched_before_the_first_is_done_and_both_are_told_in_order(
+    executors, ends
+) -> None:
+    prefill = HeldPrefill(depth=2)
+    plans = [row_plan(Request(slot, PROMPT, range(1, 9)), len(PROMPT)) for slot in range(2)]
+    for driven in drive(prefill, CpuDecode(executors[Role.DECODE], Pace(whole))):
+        for plan in plans:
+            driven.send(Role.PREFILL, plan)
+        assert prefill.is_full.wait(WAIT_S)
+        if ends == "later":
+            prefill.go_on.set()
+        else:
+            driven.send(Role.DECODE, messages.Stop())
+        assert [driven.result(Role.PREFILL).epoch for _ in plans] == [plan.epoch for plan in plans]
+
+
 @pytest.mark.parametrize("role", LANES)
 def test_the_end_of_either_connection_ends_the_lane(driven, role) -> None:
     driven.coordinator[role].close()
     driven.await_end()
+
+
+@pytest.mark.parametrize(
+    ("error", "ends"),
+    [
+        pytest.param(BrokenPipeError(), True, id="the coordinator reads no more"),
+        pytest.param(BlockingIOError(), True, id="the coordinator has not read for long"),
+        pytest.param(OSError(28, "No space left on device"), False, id="a kernel's cache is full"),
+    ],
+)
+def test_only_the_loss_of_the_coordinator_is_taken_for_it(error, ends) -> None:
+    """Anything else ends the lane as an error, which the agent reports."""
+    pairs = {role: socket.socketpair() for role in LANES}
+    ours, theirs = ({role: Channel(pair[end]) for role, pair in pairs.items()} for end in (0, 1))
+    lane = DuplexLane(LANES, dict(theirs), Failing(error), Failing(error))
+    ours[Role.PREFILL].send(row_plan(Request(0, PROMPT, range(1, 9)), len(PROMPT)))
+    with nullcontext() if ends else pytest.raises(OSError, match="No space"):
+        lane.serve()
+    for each in (*ours.values(), *theirs.values()):
+        each.close()
+
+
+class Failing:
+    in_flight = 0
+
+    def __init__(self, error: OSError) -> None:
+        self._error = error
+
+    def delay_s(self) -> float:
+        return 0.0
+
+    def launch(self, *_: object) -> None:
+        raise self._error
+
+    def finished(self, *, wait: bool = False) -> list[object]:
+        return []
 
 
 def test_a_signal_ends_an_idle_lane(driven) -> None:

@@ -14,6 +14,7 @@ from semipd_core import messages
 from semipd_core.partition import Band
 from semipd_core.sm_splits import GraphKey, Layout, SmSplit, legal_splits
 from semipd_engine.lane.duplex_slices import (
+    SLICE_LAYERS_MAX,
     SLICES_AHEAD,
     LaunchedDecode,
     SlicedPrefill,
@@ -103,6 +104,20 @@ def test_a_slice_is_a_layer_at_least_and_never_more_than_is_left(num_tokens, lay
     layers = slice_layers(num_tokens, layers_left)
     assert 1 <= layers <= layers_left
     assert layers == 1 or layers * num_tokens <= 65536
+    assert layers <= SLICE_LAYERS_MAX
+
+
+def test_a_chunk_of_the_default_budget_gives_decode_its_chances():
+    """Of a model of 32 layers: a decode step is launched between its layers, not after them."""
+    device = Device()
+    chances: list[float] = []
+
+    def between(wait_s: float) -> None:
+        chances.append(wait_s)
+        device.done += bool(wait_s)
+
+    SlicedPrefill(Executor(device, "prefill", layers=32), device, depth=1).launch(plan(2048), between)
+    assert chances.count(0.0) >= 8
 
 
 def test_a_chunk_is_launched_only_as_the_device_gets_on():
@@ -114,14 +129,16 @@ def test_a_chunk_is_launched_only_as_the_device_gets_on():
         if wait_s:
             device.done += 1
 
-    done = SlicedPrefill(Executor(device, "prefill", layers=8), device).run(plan(65536), between)
+    prefill = SlicedPrefill(Executor(device, "prefill", layers=8), device, depth=1)
+    prefill.launch(plan(65536), between)
+    (done,) = prefill.finished(wait=True)
     assert [layers for _, layers, _ in device.launches] == [1] * 8
     assert max(ahead) <= SLICES_AHEAD
     assert done.tokens == [7]
     assert done.compute_ns == 5
 
 
-def test_decode_is_asked_before_every_slice_and_while_the_chunk_runs_out():
+def test_decode_is_asked_before_every_slice_and_while_a_slice_must_wait():
     device = Device()
     chances: list[float] = []
 
@@ -130,9 +147,41 @@ def test_decode_is_asked_before_every_slice_and_while_the_chunk_runs_out():
         if wait_s:
             device.done += 1
 
-    SlicedPrefill(Executor(device, "prefill", layers=4), device).run(plan(65536), between)
+    SlicedPrefill(Executor(device, "prefill", layers=4), device, depth=1).launch(plan(65536), between)
     assert chances.count(0.0) == 4
-    assert device.done >= 4
+    assert device.done == 4 - SLICES_AHEAD
+
+
+def test_the_next_chunk_is_launched_behind_the_one_before_whose_result_is_told_meanwhile():
+    device = Device()
+    prefill = SlicedPrefill(Executor(device, "prefill", layers=4), device, depth=2)
+    told: list[tuple[int, int]] = []  # epoch, slices launched by then
+    ahead: list[int] = []
+
+    def between(wait_s: float) -> None:
+        ahead.append(len(device.launches) - device.done)
+        device.done += bool(wait_s)
+        told.extend((done.plan.epoch, len(device.launches)) for done in prefill.finished())
+
+    for epoch in (1, 2):
+        assert prefill.delay_s() == 0
+        prefill.launch(plan(65536, SPLITS[epoch], epoch), between)
+    assert told == [(1, 5)], "the first chunk's result came when a slice of the second was launched"
+    assert max(ahead) <= SLICES_AHEAD, "slices of both chunks"
+    assert [split for _, _, split in device.launches] == [SPLITS[1]] * 4 + [SPLITS[2]] * 4
+    assert [done.plan.epoch for done in prefill.finished(wait=True)] == [2]
+
+
+def test_chunks_in_flight_are_bounded():
+    device = Device()
+    prefill = SlicedPrefill(Executor(device, "prefill", layers=1), device, depth=2)
+    for epoch in (1, 2):
+        prefill.launch(plan(epoch=epoch), lambda _: None)
+    assert (prefill.in_flight, prefill.finished()) == (2, [])
+    assert prefill.delay_s() > 0
+    device.done = 1
+    assert [done.plan.epoch for done in prefill.finished()] == [1]
+    assert prefill.delay_s() == 0
 
 
 def test_decode_steps_go_between_the_slices_on_their_own_split():
@@ -147,7 +196,8 @@ def test_decode_steps_go_between_the_slices_on_their_own_split():
         decode_device.done += bool(wait_s)
         told.extend(decode.finished())
 
-    SlicedPrefill(Executor(device, "prefill", layers=6), device).run(plan(65536, SPLITS[3]), between)
+    prefill = SlicedPrefill(Executor(device, "prefill", layers=6), device, depth=1)
+    prefill.launch(plan(65536, SPLITS[3]), between)
     assert {split for _, _, split in device.launches} == {SPLITS[3]}
     assert {(layers, split) for _, layers, split in decode_device.launches} == {(4, SPLITS[3])}
     assert len(told) >= 2

@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 
 import pytest
@@ -16,15 +17,22 @@ import pytest
 from semipd_core.partition import Role
 from semipd_engine.lane.arbiter import ControlPage, Turns
 
+ATTEMPTS = 3
 FORK = multiprocessing.get_context("fork")
 
 
-@pytest.fixture
-def control_fd() -> Iterator[int]:
+@contextmanager
+def control_memory() -> Iterator[int]:
     fd = os.memfd_create("control")
     os.ftruncate(fd, mmap.PAGESIZE)
     yield fd
     os.close(fd)
+
+
+@pytest.fixture
+def control_fd() -> Iterator[int]:
+    with control_memory() as fd:
+        yield fd
 
 
 def turns(fd: int, role: Role, cap: int) -> Turns:
@@ -80,9 +88,21 @@ def test_a_stale_waiting_word_does_not_stop_a_lane(control_fd: int) -> None:
     ],
 )
 def test_two_busy_processes_share_in_proportion_to_their_caps(
-    control_fd: int, prefill: int, decode: int, least_ratio: float, most_ratio: float
+    prefill: int, decode: int, least_ratio: float, most_ratio: float
 ) -> None:
+    """Wall-clock time of two processes: a machine that holds one of them up says nothing about their turns."""
     caps = {Role.PREFILL: prefill, Role.DECODE: decode}
+    ratios: list[float] = []
+    while len(ratios) < ATTEMPTS:
+        with control_memory() as fd:
+            ratios.append(decode_ratio(fd, caps))
+        if least_ratio <= ratios[-1] <= most_ratio:
+            return
+    pytest.fail(f"decode's time over prefill's is {ratios}, allowed: {least_ratio} to {most_ratio}")
+
+
+def decode_ratio(control_fd: int, caps: dict[Role, int]) -> float:
+    """Decode's time over prefill's, where both compute all the time."""
     seconds_per_turn = {Role.PREFILL: 0.008, Role.DECODE: 0.002}
 
     def compute(pipe: Connection, role: Role) -> None:
@@ -104,7 +124,7 @@ def test_two_busy_processes_share_in_proportion_to_their_caps(
     total_ns = {role: pipe.recv() for role, (_, pipe) in running.items()}
     for process, _ in running.values():
         process.join()
-    assert least_ratio <= total_ns[Role.DECODE] / total_ns[Role.PREFILL] <= most_ratio
+    return total_ns[Role.DECODE] / max(1, total_ns[Role.PREFILL])
 
 
 def test_caps_are_read_at_each_turn(control_fd: int) -> None:

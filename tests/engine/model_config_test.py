@@ -122,6 +122,10 @@ def read(
     return HuggingFaceModel(directory).read_config("BF16", max_context_tokens)
 
 
+def _groups(groups: dict[str, Any]) -> dict[str, Any]:
+    return {"quant_method": "compressed-tensors", "format": "float-quantized", "config_groups": groups}
+
+
 @pytest.mark.parametrize(
     ("config", "billions"),
     [
@@ -181,6 +185,7 @@ def test_the_router_is_kept_in_fp32(tmp_path: Path) -> None:
         pytest.param(
             V2, {"topk_method": "noaux_tc"}, ["topk_method", "noaux_tc", "greedy"], id="V3's router"
         ),
+        pytest.param(V2, {"topk_method": ["greedy"]}, ["topk_method", "['greedy']"], id="several methods"),
         pytest.param(
             V2, {"scoring_func": "sigmoid"}, ["scoring_func", "sigmoid", "softmax"], id="V3's scores"
         ),
@@ -243,6 +248,69 @@ def test_what_the_decoder_does_not_compute_is_refused(
     assert caught.value.path == "spec.model.uri"
     for words in said:
         assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        pytest.param({"rms_norm_eps": "1e-5"}, "rms_norm_eps '1e-5'", id="an epsilon as text"),
+        pytest.param({"rms_norm_eps": [1e-5]}, "rms_norm_eps [1e-05]", id="an epsilon in a list"),
+        pytest.param({"rope_theta": "x"}, "rope_theta 'x'", id="a theta as text"),
+        pytest.param({"rope_theta": 0}, "rope_theta 0", id="a theta of nothing"),
+        pytest.param({"rope_parameters": {"rope_theta": "x"}}, "rope_theta 'x'", id="an inner theta as text"),
+        pytest.param({"rope_scaling": [8.0]}, "rope_scaling [8.0]", id="a list of scalings"),
+        pytest.param({"rope_scaling": "yarn"}, "rope_scaling 'yarn'", id="the name of a scaling"),
+        pytest.param({"rope_parameters": 2}, "rope_parameters 2", id="a number of parameters"),
+        pytest.param({"rope_scaling": {"rope_type": ["yarn"]}}, "['yarn']", id="several kinds of a scaling"),
+        pytest.param({"eos_token_id": "</s>"}, "eos_token_id '</s>'", id="an end as text"),
+        pytest.param({"eos_token_id": [1, None]}, "eos_token_id [1, None]", id="no end among ends"),
+        pytest.param({"bos_token_id": "<s>"}, "bos_token_id '<s>'", id="a beginning as text"),
+        pytest.param({"architectures": {}}, "architecture", id="architectures by name"),
+        pytest.param({"architectures": {"a": 1}}, "architecture", id="architectures by no number"),
+        pytest.param({"quantization_config": "fp8"}, "quantization_config 'fp8'", id="a quantization's name"),
+        pytest.param({"quantization_config": ["fp8"]}, "quantization_config ['fp8']", id="quantizations"),
+        pytest.param(
+            {"quantization_config": _groups({"default": "fp8"})}, "config_groups' weights", id="a named group"
+        ),
+        pytest.param(
+            {"quantization_config": _groups({"default": {"weights": "fp8"}})},
+            "config_groups' weights",
+            id="named weights",
+        ),
+        pytest.param(
+            {
+                "quantization_config": _groups(
+                    {"default": {"weights": {"num_bits": 8, "type": "float", "strategy": ["tensor"]}}}
+                )
+            },
+            "strategy",
+            id="several strategies",
+        ),
+    ],
+)
+def test_what_is_not_of_its_kind_is_refused_with_its_key(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InvalidSpec) as caught:
+        read(tmp_path, MISTRAL_7B, **changes)
+    assert caught.value.path == "spec.model.uri"
+    assert said in str(caught.value)
+
+
+def test_what_is_null_is_as_if_it_were_not_there(tmp_path: Path) -> None:
+    nulls = dict.fromkeys(
+        ("rms_norm_eps", "rope_theta", "rope_scaling", "quantization_config", "bos_token_id")
+    )
+    model = read(tmp_path, MISTRAL_7B, **nulls)
+    assert (model.rms_norm_eps, model.rope_theta, model.bos_token_id) == (1e-6, 10000.0, None)
+
+
+def test_the_ends_of_a_generation_config_are_read_with_its_name(tmp_path: Path) -> None:
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [7, 3, 7]}')
+    assert read(tmp_path, MISTRAL_7B, eos_token_id=1).eos_token_ids == [3, 7]
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": "x"}')
+    with pytest.raises(InvalidSpec, match=r"generation_config\.json with eos_token_id 'x'"):
+        read(tmp_path, MISTRAL_7B)
 
 
 def test_a_window_hides_nothing_of_a_context_that_is_no_longer(tmp_path: Path) -> None:

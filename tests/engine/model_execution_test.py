@@ -55,7 +55,11 @@ def run(executor: Executor, requests: list[Request], sizes: st.DataObject | None
     return [request.tokens[-NUM_TOKENS:] for request in requests]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(data=st.data())
 def test_any_chunking_mixing_and_order_of_blocks_gives_the_same_tokens(executor, expected, data) -> None:
     order = data.draw(st.permutations(range(len(PROMPTS))))

@@ -52,7 +52,7 @@ def test_decode_attends_as_the_engine_on_cpu(interpreter: KernelProcess, shape: 
     assert_near(decode(interpreter, rows), rows.attend_on_cpu())
 
 
-@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     contexts=st.lists(st.integers(1, 140), min_size=1, max_size=4),
     block_tokens=st.sampled_from([16, 32, 64]),

@@ -46,7 +46,7 @@ def test_prefill_attends_as_the_engine_on_cpu(
     assert_near(prefill(interpreter, rows), rows.attend_on_cpu())
 
 
-@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     chunks=st.lists(st.tuples(st.integers(0, 70), st.integers(1, 30)), min_size=1, max_size=3),
     block_tokens=st.sampled_from([16, 32, 64]),

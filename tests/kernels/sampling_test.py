@@ -68,7 +68,7 @@ def test_each_setting_chooses_as_on_cpu(interpreter: KernelProcess, setting: dic
     assert choose(interpreter, logits, samplings, positions) == choose_on_cpu(logits, samplings, positions)
 
 
-@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     rows=st.lists(
         st.builds(

@@ -19,7 +19,7 @@ from semipd_engine.cuda_model.block_tables import BlockTables
 from semipd_engine.cuda_model.buckets import choose_launch
 from semipd_engine.cuda_model.decoder import Decoder, Forward
 from semipd_engine.cuda_model.device import Arrival, StepDevice
-from semipd_engine.cuda_model.limits import LaneLimits, idle_steps
+from semipd_engine.cuda_model.limits import SMALLEST_STEP, LaneLimits, largest_steps, smaller_steps
 from semipd_engine.cuda_model.product_choice import WARM_UP_TOKENS
 from semipd_engine.cuda_model.program import StepProgram, batch_shape, decode_shape
 from semipd_engine.cuda_model.sampling import logprobs
@@ -156,26 +156,38 @@ class CudaExecutor:
 
     @torch.inference_mode()
     def warm_up(self, should_stop: Callable[[], bool] = lambda: False) -> None:
-        """The largest step of each kind, so that kernels are compiled and memory is taken, then the graphs.
+        """The graphs, then the largest step of each kind beside them, so that kernels are compiled and memory is taken.
 
+        A capture gives back what steps before it have left to torch's allocator: only after it do both prove to fit.
         Writes only to the null block. should_stop: asked between two of them; all ranks must hear the same.
         Raises: torch.OutOfMemoryError.
         """
-        context_tokens = self._tables.width * self._tables.block_tokens
-        idle = idle_steps(
-            self._limits,
-            context_tokens,
-            has_latents=self._decoder.has_latents,
-            product_tokens=WARM_UP_TOKENS if self._decoder.has_fp8 else (),
-        )
-        steps = [partial(self._run_idle, rows) for rows in idle]
+        self._captured = ()  # a step of as many rows as a graph has is launched kernel by kernel here
+        products = WARM_UP_TOKENS if self._decoder.has_fp8 else ()
+        idle = [*self._largest(), *smaller_steps(self._limits, self._context_tokens, products)]
         captures = [partial(self._capture, rows) for rows in reversed(self._limits.graphs.rows)]
-        for warm in (*steps, *captures):
+        for warm in (*captures, *(partial(self._run_idle, rows) for rows in idle)):
             if should_stop():
                 return
             warm()
         self._captured = self._limits.graphs.rows
         self._device.synchronize()
+
+    @torch.inference_mode()
+    def warm_stream(self) -> None:
+        """After `warm_up`, for another stream of the device: what torch's allocator keeps for one is of no use to others.
+
+        Writes only to the null block. Raises: torch.OutOfMemoryError.
+        """
+        for rows in (*self._largest(), SMALLEST_STEP):
+            self._run_idle(rows)
+
+    @property
+    def _context_tokens(self) -> int:
+        return self._tables.width * self._tables.block_tokens
+
+    def _largest(self) -> list[list[messages.Row]]:
+        return largest_steps(self._limits, self._context_tokens, has_latents=self._decoder.has_latents)
 
     def _run_idle(self, rows: list[messages.Row]) -> None:
         self.launch(messages.StepPlan(epoch=0, rows=rows, request_ids=[""] * len(rows))).outcome()

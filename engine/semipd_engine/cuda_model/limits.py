@@ -42,13 +42,10 @@ class LaneLimits:
         )
 
 
-def idle_steps(
-    limits: LaneLimits, context_tokens: int, *, has_latents: bool, product_tokens: Sequence[int] = ()
-) -> list[list[messages.Row]]:
-    """The rows of the largest step of each kind, and of the smallest; but what a graph holds is run when it is captured.
+def largest_steps(limits: LaneLimits, context_tokens: int, *, has_latents: bool) -> list[list[messages.Row]]:
+    """The rows of the largest step of each kind; but what a graph holds is run when it is captured.
 
-    context_tokens: the most of a sequence; has_latents: whether a chunk with a past does other work than one without;
-    product_tokens: the most of a step up to which a weight is multiplied in one form, of each form but that of any more.
+    context_tokens: the most of a sequence; has_latents: whether a chunk with a past does other work than one without.
     """
     longest = min(limits.max_tokens, context_tokens)
     steps = []
@@ -56,10 +53,23 @@ def idle_steps(
         steps.append([_idle_row(longest)])
         if has_latents and longest < context_tokens:
             steps.append([_idle_row(longest, start=context_tokens - longest)])
-        steps += [[_idle_row(tokens)] for tokens in product_tokens if tokens < longest]
     if limits.decode_rows and not limits.graphs.rows:
         steps.append([_idle_row(1)] * limits.decode_rows)
-    return [*steps, [_idle_row(1)], [_idle_row(1, sampling=_CUT)]] if steps else []
+    return steps
+
+
+def smaller_steps(
+    limits: LaneLimits, context_tokens: int, product_tokens: Sequence[int] = ()
+) -> list[list[messages.Row]]:
+    """What runs other kernels than the largest steps do; but what a graph holds is run when it is captured.
+
+    product_tokens: the most of a step up to which a weight is multiplied in one form, of each form but that of any more.
+    """
+    if limits.graphs.rows and not limits.takes_prompts:
+        return []
+    longest = min(limits.max_tokens, context_tokens)
+    forms = [[_idle_row(tokens)] for tokens in product_tokens if tokens < longest]
+    return [*(forms if limits.takes_prompts else []), SMALLEST_STEP, [_idle_row(1, sampling=_CUT)]]
 
 
 def _idle_row(num_tokens: int, start: int = 0, sampling: messages.Sampling = _PLAIN) -> messages.Row:
@@ -67,3 +77,6 @@ def _idle_row(num_tokens: int, start: int = 0, sampling: messages.Sampling = _PL
     return messages.Row(
         slot=0, start=start, tokens=[0] * num_tokens, blocks_from=0, blocks=[], sampling=sampling
     )
+
+
+SMALLEST_STEP = [_idle_row(1)]

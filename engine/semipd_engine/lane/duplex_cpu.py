@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from semipd_core import messages
 from semipd_engine.lane.duplex_steps import Finished
 from semipd_engine.lane.turn_accounts import TurnAccount
+from semipd_engine.model.decoder import Turns
 from semipd_engine.model.executor import Executor
 from semipd_shell import failpoints
 
@@ -57,28 +58,8 @@ class _YieldingTurns:
             yield
 
 
-class CpuPrefill:
-    def __init__(self, executor: Executor, pace: Pace, clock_ns: Clock = time.monotonic_ns) -> None:
-        self._executor = executor
-        self._pace = pace
-        self._clock_ns = clock_ns
-
-    def run(self, plan: messages.StepPlan, between: Callable[[float], None]) -> Finished:
-        self._pace.compute_ns = 0
-        started_ns = self._clock_ns()
-        tokens, logprobs = self._executor.execute(plan, _YieldingTurns(self._pace, between))
-        return Finished(
-            plan=plan,
-            tokens=tokens,
-            logprobs=logprobs,
-            started_ns=started_ns,
-            finished_ns=self._clock_ns(),
-            compute_ns=self._pace.compute_ns,
-        )
-
-
-class CpuDecode:
-    """A step is done when `launch` returns."""
+class CpuSteps:
+    """One role's. A step is done when `launch` returns."""
 
     def __init__(self, executor: Executor, pace: Pace, clock_ns: Clock = time.monotonic_ns) -> None:
         self._executor = executor
@@ -90,13 +71,14 @@ class CpuDecode:
     def in_flight(self) -> int:
         return len(self._done)
 
-    def delay_s(self) -> float:
-        return self._pace.delay_s()
+    def finished(self, *, wait: bool = False) -> list[Finished]:  # noqa: ARG002  nothing is ever under way
+        done, self._done = self._done, []
+        return done
 
-    def launch(self, plan: messages.StepPlan) -> None:
+    def _run(self, plan: messages.StepPlan, turns: Turns) -> None:
         self._pace.compute_ns = 0
         started_ns = self._clock_ns()
-        tokens, logprobs = self._executor.execute(plan, self._pace)
+        tokens, logprobs = self._executor.execute(plan, turns)
         self._done.append(
             Finished(
                 plan=plan,
@@ -108,6 +90,18 @@ class CpuDecode:
             )
         )
 
-    def finished(self, *, wait: bool = False) -> list[Finished]:  # noqa: ARG002  nothing is ever under way
-        done, self._done = self._done, []
-        return done
+
+class CpuPrefill(CpuSteps):
+    def delay_s(self) -> float:
+        return 0.0  # a chunk pauses from layer to layer
+
+    def launch(self, plan: messages.StepPlan, between: Callable[[float], None]) -> None:
+        self._run(plan, _YieldingTurns(self._pace, between))
+
+
+class CpuDecode(CpuSteps):
+    def delay_s(self) -> float:
+        return self._pace.delay_s()
+
+    def launch(self, plan: messages.StepPlan) -> None:
+        self._run(plan, self._pace)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import msgspec
 import torch
 
-from semipd_core import messages
 from semipd_core.engine_config import EngineConfig, SpecError
 from semipd_core.errors import InvalidSpec
 from semipd_core.partition import Band, Role
@@ -95,18 +94,23 @@ def build_sides(
         role: CudaExecutor.build(config, arenas, build_device(streams[role], device_index), role)
         for role in streams
     }
-    for role, executor in executors.items():
-        executor.warm_up()
-        warm_streams(executor, streams[role])
+    for role in (Role.DECODE, Role.PREFILL):  # a capture gives back what a prompt has taken
+        executors[role].warm_up()
+        warm_streams(executors[role], streams[role])
+    prefill, decode = executors[Role.PREFILL], executors[Role.DECODE]
     return Sides(
-        prefill=SlicedPrefill(executors[Role.PREFILL], streams[Role.PREFILL]),
-        decode=LaunchedDecode(executors[Role.DECODE], streams[Role.DECODE], executors[Role.DECODE].depth),
+        prefill=SlicedPrefill(prefill, streams[Role.PREFILL], prefill.depth),
+        decode=LaunchedDecode(decode, streams[Role.DECODE], decode.depth),
         splits=tuple(streams[Role.PREFILL].by_split),
     )
 
 
 def build_device(streams: SplitStreams, device_index: int) -> SplitStepDevice:
-    """Graphs of all splits share one pool of memory: no two of one role run at a time."""
+    """Graphs of one stream share their memory, as no two of one role run at a time.
+
+    Those of two streams do not, nor do steps: what one stream has freed torch's allocator gives to that stream alone, also in
+    one pool.
+    """
     pool = torch.cuda.graph_pool_handle()
     return SplitStepDevice(
         streams,
@@ -116,8 +120,13 @@ def build_device(streams: SplitStreams, device_index: int) -> SplitStepDevice:
 
 
 def warm_streams(executor: CudaExecutor, streams: SplitStreams) -> None:
-    """A token on each stream, so that none takes its workspaces in the middle of serving. Writes only to the null block."""
-    row = messages.Row(slot=0, start=0, tokens=[0], blocks_from=0, blocks=[], sampling=messages.Sampling())
-    for split in streams.by_split:
+    """The largest steps on each stream after the first, so that none takes its memory in the middle of serving.
+
+    A chunk runs for longer the fewer SMs its split has: seconds for all splits of a large model.
+    """
+    start = streams.split
+    others = {stream: split for split, stream in streams.by_split.items() if stream is not streams.current}
+    for split in others.values():
         streams.select(split)
-        executor.launch(messages.StepPlan(epoch=0, rows=[row], request_ids=[""], split=split)).outcome()
+        executor.warm_stream()
+    streams.select(start)

@@ -17,6 +17,7 @@ from semipd_core.sm_splits import SmSplit
 from semipd_engine.lane.duplex_steps import Finished
 
 SLICE_TOKENS = 65536  # tokens times layers of one slice
+SLICE_LAYERS_MAX = 4  # of a slice however short its chunk: decode is asked in between
 SLICES_AHEAD = 2
 POLL_S = 0.0001  # between two looks at the device
 
@@ -66,47 +67,16 @@ class Streams(Protocol):
 
 
 def slice_layers(num_tokens: int, layers_left: int) -> int:
-    """Layers of the next slice: long chunks by the layer, short ones whole.
+    """Layers of the next slice: long chunks by the layer, others by SLICE_LAYERS_MAX.
 
-    Source: SGLang `--enable-pdmux` (split forward of 65,536 tokens times layers).
+    Source: SGLang `--enable-pdmux` (split forward of 65,536 tokens times layers); that alone cuts no chunk of the default budget
+    (2,048 tokens of 32 layers).
     """
-    return min(max(1, SLICE_TOKENS // max(1, num_tokens)), layers_left)
+    return min(max(1, SLICE_TOKENS // max(1, num_tokens)), SLICE_LAYERS_MAX, layers_left)
 
 
-class SlicedPrefill:
-    def __init__(
-        self,
-        executor: SlicedExecutor,
-        streams: Streams,
-        clock_ns: Callable[[], int] = time.monotonic_ns,
-    ) -> None:
-        self._executor = executor
-        self._streams = streams
-        self._clock_ns = clock_ns
-
-    def run(self, plan: messages.StepPlan, between: Callable[[float], None]) -> Finished:
-        started_ns = self._clock_ns()
-        self._streams.select(plan.split)
-        step = self._executor.start(plan)
-        num_tokens = sum(row.num_tokens for row in plan.rows)
-        marks: deque[Mark] = deque()
-        while step.layers_left:
-            between(0.0)
-            step.advance(slice_layers(num_tokens, step.layers_left))
-            marks.append(self._streams.mark())
-            while step.layers_left and len(marks) >= SLICES_AHEAD:
-                if marks[0].is_done():
-                    marks.popleft()
-                else:
-                    between(POLL_S)
-        while not step.is_done():
-            between(POLL_S)
-        outcome = step.outcome()
-        return _finished(plan, outcome, started_ns, self._clock_ns())
-
-
-class LaunchedDecode:
-    """Steps run one after the other, as launched."""
+class LaunchedSteps:
+    """Steps of one role, that run one after the other as launched."""
 
     def __init__(
         self,
@@ -130,13 +100,6 @@ class LaunchedDecode:
     def delay_s(self) -> float:
         return POLL_S if len(self._launched) >= self._depth else 0.0
 
-    def launch(self, plan: messages.StepPlan) -> None:
-        started_ns = self._clock_ns()
-        self._streams.select(plan.split)
-        step = self._executor.start(plan)
-        step.advance(step.layers_left)
-        self._launched.append((plan, step, started_ns))
-
     def finished(self, *, wait: bool = False) -> Sequence[Finished]:
         done = []
         while self._launched and (wait or self._launched[0][1].is_done()):
@@ -146,6 +109,52 @@ class LaunchedDecode:
             self._finished_ns = self._clock_ns()
             done.append(_finished(plan, outcome, started_ns, self._finished_ns))
         return done
+
+    def _start(self, plan: messages.StepPlan) -> SlicedStep:
+        assert len(self._launched) < self._depth, f"{self._depth} steps are in flight"
+        self._streams.select(plan.split)
+        return self._executor.start(plan)
+
+
+class SlicedPrefill(LaunchedSteps):
+    """The next chunk is launched behind the one before, without its result: SLICES_AHEAD bounds the slices of both."""
+
+    def __init__(
+        self,
+        executor: SlicedExecutor,
+        streams: Streams,
+        depth: int,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        """depth: chunks in flight at most."""
+        super().__init__(executor, streams, depth, clock_ns)
+        self._marks: deque[Mark] = deque()  # of slices that the device may not have passed
+
+    def launch(self, plan: messages.StepPlan, between: Callable[[float], None]) -> None:
+        launched_ns = self._clock_ns()
+        step = self._start(plan)
+        num_tokens = sum(row.num_tokens for row in plan.rows)
+        while step.layers_left:
+            between(0.0)
+            self._await_room(between)
+            step.advance(slice_layers(num_tokens, step.layers_left))
+            self._marks.append(self._streams.mark())
+        self._launched.append((plan, step, launched_ns))
+
+    def _await_room(self, between: Callable[[float], None]) -> None:
+        while len(self._marks) >= SLICES_AHEAD:
+            if self._marks[0].is_done():
+                self._marks.popleft()
+            else:
+                between(POLL_S)
+
+
+class LaunchedDecode(LaunchedSteps):
+    def launch(self, plan: messages.StepPlan) -> None:
+        launched_ns = self._clock_ns()
+        step = self._start(plan)
+        step.advance(step.layers_left)
+        self._launched.append((plan, step, launched_ns))
 
 
 def _finished(plan: messages.StepPlan, outcome: Outcome, started_ns: int, finished_ns: int) -> Finished:

@@ -1,4 +1,4 @@
-"""What the duplex lane asks of its two roles' executors. One thread calls both; nothing here blocks but `PrefillSteps.run`."""
+"""What the duplex lane asks of its two roles' executors. One thread calls both; nothing here blocks but `PrefillSteps.launch`."""
 
 from __future__ import annotations
 
@@ -32,12 +32,9 @@ class Finished:
         )
 
 
-class PrefillSteps(Protocol):
-    def run(self, plan: messages.StepPlan, between: Callable[[float], None]) -> Finished:
-        """The whole chunk. Between slices `between(wait_s)` gives decode its chance; waits so long at most for one to come."""
+class Steps(Protocol):
+    """One role's, which are told in the order of their launch."""
 
-
-class DecodeSteps(Protocol):
     @property
     def in_flight(self) -> int:
         """Steps launched and not yet told by `finished`."""
@@ -45,7 +42,14 @@ class DecodeSteps(Protocol):
     def delay_s(self) -> float:
         """How long the next step must wait; 0: it may be launched now."""
 
-    def launch(self, plan: messages.StepPlan) -> None: ...
-
     def finished(self, *, wait: bool = False) -> Sequence[Finished]:
-        """Steps that are done and not told before, in the order of their launch; `wait`: all that are in flight."""
+        """Steps that are done and not told before; `wait`: all that are in flight."""
+
+
+class PrefillSteps(Steps, Protocol):
+    def launch(self, plan: messages.StepPlan, between: Callable[[float], None]) -> None:
+        """The whole chunk. Between slices `between(wait_s)` gives decode its chance; waits so long at most for one to come."""
+
+
+class DecodeSteps(Steps, Protocol):
+    def launch(self, plan: messages.StepPlan) -> None: ...

@@ -13,9 +13,10 @@ from semipd_engine.model.config import unsupported
 class ConfigValues:
     """Every error names the file, the key and what it may be."""
 
-    def __init__(self, values: Mapping[str, Any], location: str) -> None:
+    def __init__(self, values: Mapping[str, Any], location: str, file_name: str = "config.json") -> None:
         self._values = values
         self._location = location
+        self._file_name = file_name
 
     def get(self, key: str, default: Any = None) -> Any:
         value = self._values.get(key)
@@ -35,6 +36,21 @@ class ConfigValues:
             raise self.invalid(key, value, "a number above 0")
         return float(value)
 
+    def section(self, key: str) -> Mapping[str, Any] | None:
+        """None where it is missing. Raises: InvalidSpec unless it is a JSON object."""
+        value = self.get(key)
+        if value is not None and not isinstance(value, dict):
+            raise self.invalid(key, value, "a JSON object")
+        return value
+
+    def token_ids(self, key: str) -> list[int]:
+        """One or several, ascending. Raises: InvalidSpec unless they are whole numbers from 0."""
+        value = self.get(key, [])
+        tokens = value if isinstance(value, list) else [value]
+        if any(isinstance(token, bool) or not isinstance(token, int) or token < 0 for token in tokens):
+            raise self.invalid(key, value, "a whole number from 0, or a list of them")
+        return sorted(set(tokens))
+
     def require(self, properties: Mapping[str, object]) -> None:
         """Properties that the decoder does not have, each with the value that means its absence.
 
@@ -45,4 +61,5 @@ class ConfigValues:
                 raise unsupported(key, self._values[key], str(value))
 
     def invalid(self, key: str, value: object, allowed: str) -> InvalidSpec:
-        return InvalidSpec("spec.model.uri", f"{self._location}/config.json with {key} {value!r}", allowed)
+        given = f"{self._location}/{self._file_name} with {key} {value!r}"
+        return InvalidSpec("spec.model.uri", given, allowed)

@@ -61,7 +61,7 @@ def read_experts(values: ConfigValues) -> ExpertsConfig:
 def _read_groups(values: ConfigValues, experts: int) -> tuple[int, int]:
     """Groups of experts, and how many of them a token uses."""
     method = values.get("topk_method", _UNGROUPED)
-    if method not in {_GROUPED, _UNGROUPED}:
+    if not isinstance(method, str) or method not in {_GROUPED, _UNGROUPED}:
         raise unsupported("topk_method", method, f"{_UNGROUPED} or {_GROUPED}")
     if method == _UNGROUPED:
         return 1, 1

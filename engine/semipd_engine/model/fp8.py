@@ -49,19 +49,21 @@ def read_scheme(config: Mapping[str, Any] | None) -> Scheme | None:
     if config.get("format") != "float-quantized":
         raise unsupported("quantization format", config.get("format"), "float-quantized")
     groups = config.get("config_groups")
-    weights = [group.get("weights") or {} for group in groups.values()] if isinstance(groups, dict) else []
-    schemes = {_read_group(one) for one in weights}
+    schemes = {_read_group(one) for one in groups.values()} if isinstance(groups, dict) else set()
     if len(schemes) != 1:
         raise unsupported("number of weight schemes", len(schemes), "1")
     return schemes.pop()
 
 
-def _read_group(weights: Mapping[str, Any]) -> Scheme:
+def _read_group(group: Any) -> Scheme:
+    weights = (group.get("weights") or {}) if isinstance(group, dict) else group
+    if not isinstance(weights, dict):
+        raise unsupported("config_groups' weights", weights, "a JSON object")
     kind = (weights.get("num_bits"), weights.get("type"))
     if kind != (8, "float"):
         raise unsupported("weights' (num_bits, type)", kind, "(8, 'float')")
     strategy = weights.get("strategy")
-    if strategy not in {"tensor", "channel", "block"}:
+    if not isinstance(strategy, str) or strategy not in {"tensor", "channel", "block"}:
         raise unsupported("weights' strategy", strategy, "tensor, channel, block")
     return Scheme(_read_block(weights.get("block_structure")) if strategy == "block" else None)
 

@@ -38,9 +38,11 @@ class HuggingFaceModel:
         self.location = str(directory)
         self._directory = directory
         self._config = _read_json(directory / "config.json")
+        values = ConfigValues(self._config, self.location)
         architectures = self._config.get("architectures") or [None]
-        self._architecture = require_architecture(architectures[0])
-        self._scheme = fp8.read_scheme(self._config.get("quantization_config"))
+        named = architectures[0] if isinstance(architectures, list) else architectures
+        self._architecture = require_architecture(named)
+        self._scheme = fp8.read_scheme(values.section("quantization_config"))
         self._checkpoint = _open_checkpoint(directory, self._scheme)
 
     @property
@@ -61,8 +63,10 @@ class HuggingFaceModel:
             head_dim, rope_dim = deepseek.read_query_head_dim(values), deepseek.read_rope_dim(values)
         else:
             head_dim = rope_dim = values.whole("head_dim", hidden // heads)
-        given = self._config.get("rope_parameters") or self._config.get("rope_scaling")
-        theta = float((given or {}).get("rope_theta", self._config.get("rope_theta", 10000.0)))
+        given = values.section("rope_parameters") or values.section("rope_scaling") or {}
+        theta = ConfigValues(given, self.location).positive(
+            "rope_theta", values.positive("rope_theta", 10000.0)
+        )
         scaling = rope.read_scaling(given, theta, rope_dim)
         context_tokens = limit_context(values.whole("max_position_embeddings"), max_context_tokens)
         self._refuse_windows(values, context_tokens)
@@ -75,13 +79,15 @@ class HuggingFaceModel:
             head_dim=head_dim,
             intermediate_size=values.whole("intermediate_size"),
             vocab_size=values.whole("vocab_size"),
-            rms_norm_eps=float(self._config.get("rms_norm_eps", 1e-6)),
+            rms_norm_eps=values.positive("rms_norm_eps", 1e-6),
             rope_theta=theta,
             rope_divisors=scaling.divisors,
             tied_embeddings=bool(self._config.get("tie_word_embeddings", False)),
             max_context_tokens=context_tokens,
-            eos_token_ids=self._eos_token_ids(),
-            bos_token_id=self._config.get("bos_token_id"),
+            eos_token_ids=self._eos_token_ids(values),
+            bos_token_id=None
+            if values.get("bos_token_id") is None
+            else values.whole("bos_token_id", minimum=0),
             dtype=dtype,
             rope_magnitude=scaling.magnitude,
             qkv_bias=family.qkv_bias,
@@ -128,14 +134,13 @@ class HuggingFaceModel:
             template = next((one["template"] for one in template if one["name"] == "default"), None)
         return template
 
-    def _eos_token_ids(self) -> list[int]:
+    def _eos_token_ids(self, values: ConfigValues) -> list[int]:
         """Those of generation_config.json, which instruction-tuned models extend, else those of config.json."""
         path = self._directory / "generation_config.json"
         generation = _read_json(path) if path.exists() else {}
-        found = generation.get("eos_token_id", self._config.get("eos_token_id"))
-        if found is None:
-            return []
-        return sorted({int(token) for token in (found if isinstance(found, list) else [found])})
+        if "eos_token_id" in generation:
+            values = ConfigValues(generation, self.location, path.name)
+        return values.token_ids("eos_token_id")
 
 
 def _open_checkpoint(directory: Path, scheme: fp8.Scheme | None) -> Checkpoint:

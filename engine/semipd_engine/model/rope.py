@@ -37,7 +37,7 @@ def read_scaling(scaling: Mapping[str, Any] | None, theta: float, rope_dim: int)
     """
     given = scaling or {}
     kind = given.get("rope_type", given.get("type", "default"))
-    if kind not in SCALINGS:
+    if not isinstance(kind, str) or kind not in SCALINGS:
         raise unsupported("rope scaling", kind, ", ".join(SCALINGS))
     try:
         return Scaling(
