@@ -166,7 +166,11 @@ def _last_words(process: _Process) -> str:
 
 
 def refuse_shareless(config: AgentConfig) -> None:
-    """Raises: InvalidSpec where lanes have no shares to measure."""
+    """Raises: InvalidSpec where lanes have no shares that can be measured one by one."""
     if not configure.moves_shares(config.partition.isolation):
         given = config.partition.isolation.value
-        raise InvalidSpec("spec.partition.isolation", given, "Auto, MPS or GreenContext, for a profile")
+        allowed = "Auto or MPS" if config.device == "CUDA" else "Auto, MPS or GreenContext"
+        raise InvalidSpec("spec.partition.isolation", given, f"{allowed}, for a profile")
+    if configure.has_duplex_lane(config):  # two processes of their own would have the whole GPU each
+        allowed = "MPS, for a profile: its costs and curves serve GreenContext too"
+        raise InvalidSpec("spec.partition.isolation", "GreenContext on CUDA", allowed)
