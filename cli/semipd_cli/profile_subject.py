@@ -45,7 +45,8 @@ def subject_of(config: AgentConfig, model: ModelConfig) -> Subject:
         device_name=read_cpu_name() if kind == "CPU" else unit.name,
         device_cores=len(cpus) if kind == "CPU" else unit.num_cores or 0,
         model=model_shape(model),
-        dtype=model.dtype,
+        dtype="FP8" if config.dtype == "FP8" else model.dtype,  # a model's is that of what is computed
+        ranks=config.num_ranks,
     )
 
 

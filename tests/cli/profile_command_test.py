@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from pathlib import Path
 
@@ -14,12 +15,14 @@ from tiny_llama import write_tiny_llama
 from semipd_cli import profile, profile_subject
 from semipd_cli.__main__ import main
 from semipd_cli.profile_subject import subject_of
+from semipd_cli.profiled_engine import refuse_shareless
 from semipd_cli.service_config import build_agent_config
 from semipd_cli.service_file import read_service
 from semipd_cli.settings import read_settings
 from semipd_core.api.fields import Device
-from semipd_core.partition import Role
-from semipd_core.profile.format import decode_profile
+from semipd_core.errors import InvalidSpec
+from semipd_core.partition import Isolation, Role
+from semipd_core.profile.format import decode_profile, difference
 from semipd_engine.model import sources
 from semipd_engine.profiling.measuring import extended
 
@@ -122,6 +125,30 @@ def test_isolation_without_shares_has_no_profile(model, tmp_path, capsys):
     )
 
 
+@pytest.mark.parametrize(
+    ("device", "isolation", "refusal"),
+    [
+        pytest.param("CUDA", Isolation.MPS, None, id="MPS on a GPU"),
+        pytest.param("CPU", Isolation.GREEN_CONTEXT, None, id="what stands in for green contexts on a CPU"),
+        pytest.param(
+            "CUDA",
+            Isolation.GREEN_CONTEXT,
+            "got 'GreenContext on CUDA', allowed: MPS, for a profile",
+            id="green contexts",
+        ),
+        pytest.param(
+            "CUDA", Isolation.NONE, "got 'None', allowed: Auto or MPS, for a profile", id="none on a GPU"
+        ),
+    ],
+)
+def test_only_shares_that_a_lane_of_its_own_can_have_are_measured(device, isolation, refusal, here):
+    config, _ = here
+    partition = msgspec.structs.replace(config.partition, isolation=isolation)
+    asked = msgspec.structs.replace(config, device=device, partition=partition)
+    with contextlib.nullcontext() if refusal is None else pytest.raises(InvalidSpec, match=refusal):
+        refuse_shareless(asked)
+
+
 # --- reading it ------------------------------------------------------------------------------------------------
 
 
@@ -142,11 +169,28 @@ def test_a_profile_of_this_device_and_model_is_what_the_loops_start_from(here, t
 
 
 @pytest.mark.parametrize(
+    ("changed", "dtype", "ranks"),
+    [
+        pytest.param({}, "FP32", 1, id="one rank, weights as they are computed with"),
+        pytest.param({"dtype": "FP8"}, "FP8", 1, id="weights in FP8"),
+        pytest.param({"num_ranks": 2}, "FP32", 2, id="two ranks"),
+    ],
+)
+def test_a_profile_is_of_a_type_of_weights_and_of_a_number_of_ranks(changed, dtype, ranks, here):
+    config, written = here
+    model = sources.open_source(config.model_uri).read_config("FP32", None)
+    subject = subject_of(msgspec.structs.replace(config, **changed), model)
+    assert (subject.dtype, subject.ranks) == (dtype, ranks)
+    assert (difference(written.subject, subject) is None) is (changed == {})
+
+
+@pytest.mark.parametrize(
     ("changed", "message"),
     [
         pytest.param(
             {"device_name": "NVIDIA H200"}, "it is of deviceName 'NVIDIA H200', here", id="another device"
         ),
+        pytest.param({"ranks": 2}, "it is of ranks 2, here 1", id="more ranks"),
         pytest.param({"dtype": "BF16"}, "it is of dtype 'BF16', here 'FP32'", id="another dtype"),
         pytest.param({"model": {"numLayers": 32}}, "model.numLayers 32, here 2", id="another model"),
     ],

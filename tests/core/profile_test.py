@@ -147,6 +147,8 @@ def test_a_file_that_is_no_profile_is_refused_in_the_name_of_its_flag(data, said
         pytest.param({}, None, id="nothing"),
         pytest.param({"device_name": "H100"}, "deviceName 'a processor', here 'H100'", id="another card"),
         pytest.param({"device_cores": 64}, "deviceCores 2, here 64", id="fewer cores"),
+        pytest.param({"dtype": "FP8"}, "dtype 'FP32', here 'FP8'", id="weights in FP8"),
+        pytest.param({"ranks": 2}, "ranks 1, here 2", id="more ranks"),
         pytest.param({"dtype": "BF16"}, "dtype 'FP32', here 'BF16'", id="another dtype"),
         pytest.param({"model": {"numLayers": 4}}, "model.numLayers 2, here 4", id="a deeper model"),
         pytest.param({"model": {}}, "model.numLayers 2, here None", id="a model without that"),
