@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from measured_law import LIMITS, SUBJECT, Law, profile_of
 
 from semipd_core.errors import InvalidSpec
-from semipd_core.latency.share_curve import ShareCurve
+from semipd_core.latency.share_curve import ASSUMED_GPU_CURVES, RoleCurves, ShareCurve
 from semipd_core.partition import Role
 from semipd_core.profile.fit import fit_points
 from semipd_core.profile.format import VERSION, decode_profile, difference
@@ -95,6 +95,28 @@ def test_each_phase_has_its_own_curve_and_its_own_price_of_sharing():
         for percent in (15, 30, 50, 80):
             assert found.lone_speed(percent) == pytest.approx(truth.lone_speed(percent), rel=0.05)
         assert found.bandwidth_slowdown == pytest.approx(truth.bandwidth_slowdown, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("count", "learned"),
+    [
+        pytest.param(8, set(Role) - {Role.MIXED}, id="lone costs alone"),
+        pytest.param(12, set(Role) - {Role.MIXED}, id="two shares"),
+        pytest.param(13, {Role.PREFILL}, id="three shares of decode"),
+        pytest.param(14, set(), id="three shares of both"),
+    ],
+)
+def test_a_phase_measured_at_too_few_shares_has_the_assumed_curve_and_learns_it(count, learned):
+    points = [GPU.measure(setting) for setting in plan_measurements(LIMITS)[:count]]
+    model = fit_points(points, takes_turns=False)[0]
+    assert set(model.learners) == learned
+    for role in (Role.PREFILL, Role.DECODE):
+        truth = (
+            ASSUMED_GPU_CURVES
+            if role in learned
+            else RoleCurves(prefill=GPU.curves[Role.PREFILL], decode=GPU.curves[Role.DECODE])
+        )
+        assert model.curve_of(role).lone_speed(30) == pytest.approx(truth.of(role).lone_speed(30), rel=0.1)
 
 
 @pytest.mark.parametrize("factor", [3.0, 30.0])
