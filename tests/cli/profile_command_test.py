@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -12,10 +13,13 @@ import yaml
 from measured_law import Law, profile_of
 from tiny_llama import write_tiny_llama
 
-from semipd_cli import profile, profile_subject
+from semipd_agent.device.facts import DeviceUnit, Inventory
+from semipd_agent.run_directory import RunDirectory
+from semipd_cli import profile, profile_subject, profiled_engine
 from semipd_cli.__main__ import main
 from semipd_cli.profile_subject import subject_of
 from semipd_cli.profiled_engine import refuse_shareless
+from semipd_cli.profiled_lanes import why_ended
 from semipd_cli.service_config import build_agent_config
 from semipd_cli.service_file import read_service
 from semipd_cli.settings import read_settings
@@ -24,6 +28,7 @@ from semipd_core.errors import InvalidSpec
 from semipd_core.partition import Isolation, Role
 from semipd_core.profile.format import decode_profile, difference
 from semipd_engine.model import sources
+from semipd_engine.profiling.lane_link import LaneLost
 from semipd_engine.profiling.measuring import extended
 
 
@@ -147,6 +152,43 @@ def test_only_shares_that_a_lane_of_its_own_can_have_are_measured(device, isolat
     asked = msgspec.structs.replace(config, device=device, partition=partition)
     with contextlib.nullcontext() if refusal is None else pytest.raises(InvalidSpec, match=refusal):
         refuse_shareless(asked)
+
+
+@pytest.mark.parametrize(
+    ("present", "gpus"),
+    [
+        pytest.param(["GPU-a", "GPU-b", "GPU-c"], ["GPU-a", "GPU-b"], id="more than enough"),
+        pytest.param(["GPU-a"], None, id="too few"),
+    ],
+)
+def test_each_rank_of_a_measured_lane_has_a_gpu(present, gpus, here, tmp_path, monkeypatch):
+    units = [
+        DeviceUnit(uuid=uuid, name="H200", num_cores=132, memory_bytes=1, percent_step=7, healthy=True)
+        for uuid in present
+    ]
+    device = SimpleNamespace(inventory=lambda: Inventory(kind="CUDA", units=units))
+    monkeypatch.setattr(profiled_engine, "open_device", lambda _kind: device)
+    config = msgspec.structs.replace(here[0], device="CUDA", num_ranks=2, engines=3)
+    if gpus is None:
+        with pytest.raises(InvalidSpec, match="gpusPerEngine"):
+            profiled_engine.write_engine(config, RunDirectory(tmp_path))
+        return
+    engine = profiled_engine.write_engine(config, RunDirectory(tmp_path))
+    assert [engine.gpu_of(rank) for rank in range(2)] == gpus
+
+
+def test_a_lane_that_ended_says_why_by_its_log_or_by_the_error_that_it_left(tmp_path):
+    directory = RunDirectory(tmp_path)
+    directory.logs.mkdir()
+    directory.engine("engine-0").mkdir()
+    directory.log("decode-1").write_text("".join(f"line {number}\n" for number in range(9)))
+    assert str(why_ended(directory, "decode-1")) == "\n".join(
+        ["decode-1 ended before it was ready", *(f"line {number}" for number in range(4, 9))]
+    )
+    assert isinstance(why_ended(directory, "decode-2"), LaneLost)
+    error = {"path": "spec.model.dtype", "given": "FP8", "allowed": "BF16 on this GPU"}
+    (directory.engine("engine-0") / "error.json").write_bytes(msgspec.json.encode(error))
+    assert isinstance(why_ended(directory, "decode-1"), InvalidSpec)
 
 
 # --- reading it ------------------------------------------------------------------------------------------------

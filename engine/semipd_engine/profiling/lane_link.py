@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import time
 from collections.abc import Iterator
 
@@ -55,8 +56,11 @@ class LaneLink:
         self.results.append(message)
 
     def stop(self) -> None:
-        """Wait until the process is gone: two lanes of one role would share their blocks."""
-        process = _open_process(self.hello.pid)
+        """Wait until the process is gone: two lanes of one role would share their blocks.
+
+        Raises: LaneLost where it has to be killed.
+        """
+        process = open_process(self.hello.pid)
         try:
             self._channel.send(messages.Stop())
         except OSError:
@@ -65,8 +69,12 @@ class LaneLink:
             self._channel.close()
         if process is None:
             return
-        ended, _, _ = select.select([process], [], [], STOP_TIMEOUT_S)
-        os.close(process)
+        try:
+            ended, _, _ = select.select([process], [], [], STOP_TIMEOUT_S)
+            if not ended:
+                signal.pidfd_send_signal(process, signal.SIGKILL)
+        finally:
+            os.close(process)
         if not ended:
             raise LaneLost(f"{self.hello.lane_id} does not stop within {STOP_TIMEOUT_S:.0f} s")
 
@@ -85,7 +93,8 @@ def clock_ns() -> int:
     return time.monotonic_ns()
 
 
-def _open_process(pid: int) -> int | None:
+def open_process(pid: int) -> int | None:
+    """A descriptor that is readable once the process has ended; None if it is gone."""
     try:
         return os.pidfd_open(pid)
     except ProcessLookupError:
