@@ -14,8 +14,10 @@ from measured_law import Law, profile_of
 from tiny_llama import write_tiny_llama
 
 from semipd_agent.device.facts import DeviceUnit, Inventory
+from semipd_agent.mps.preflight import GpuSharing
+from semipd_agent.mps.processes import MpsProcesses
 from semipd_agent.run_directory import RunDirectory
-from semipd_cli import profile, profile_subject, profiled_engine
+from semipd_cli import profile, profile_subject, profiled_engine, profiled_mps
 from semipd_cli.__main__ import main
 from semipd_cli.profile_subject import subject_of
 from semipd_cli.profiled_engine import refuse_shareless
@@ -24,7 +26,7 @@ from semipd_cli.service_config import build_agent_config
 from semipd_cli.service_file import read_service
 from semipd_cli.settings import read_settings
 from semipd_core.api.fields import Device
-from semipd_core.errors import InvalidSpec
+from semipd_core.errors import DeviceError, InvalidSpec
 from semipd_core.partition import Isolation, Role
 from semipd_core.profile.format import decode_profile, difference
 from semipd_engine.model import sources
@@ -189,6 +191,31 @@ def test_a_lane_that_ended_says_why_by_its_log_or_by_the_error_that_it_left(tmp_
     error = {"path": "spec.model.dtype", "given": "FP8", "allowed": "BF16 on this GPU"}
     (directory.engine("engine-0") / "error.json").write_bytes(msgspec.json.encode(error))
     assert isinstance(why_ended(directory, "decode-1"), InvalidSpec)
+
+
+@pytest.mark.parametrize(
+    ("mode", "clients", "foreign", "words"),
+    [
+        pytest.param(
+            "EXCLUSIVE_PROCESS", (), (), "compute mode: got EXCLUSIVE_PROCESS", id="one process only"
+        ),
+        pytest.param("DEFAULT", (7,), (), "its clients are PID 7", id="shared by another container"),
+        pytest.param("DEFAULT", (), (8,), "of another pipe directory lives: PID 8", id="a foreign server"),
+    ],
+)
+def test_gpus_that_may_not_be_shared_get_no_mps_daemon(
+    mode, clients, foreign, words, here, tmp_path, monkeypatch
+):
+    sharing = [GpuSharing(uuid="GPU-a", compute_mode=mode, mps_pids=clients)]
+    monkeypatch.setattr(profiled_mps, "open_device", lambda _kind: SimpleNamespace(sharing=lambda: sharing))
+    found = MpsProcesses(daemons=(), servers=(), foreign_server_pids=foreign)
+    monkeypatch.setattr(profiled_mps.processes, "find", lambda _pipes: found)
+    started = tmp_path / "started"
+    config = msgspec.structs.replace(here[0], device="CUDA")
+    daemon = profiled_mps.mps_daemon(config, RunDirectory(tmp_path / "run"), ["touch", str(started)])
+    with pytest.raises(DeviceError, match=words), daemon:
+        pass
+    assert not started.exists()
 
 
 # --- reading it ------------------------------------------------------------------------------------------------
