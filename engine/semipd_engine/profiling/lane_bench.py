@@ -172,15 +172,15 @@ class LaneBench:
         return link
 
     def _await_connection(self, forked: Forked, name: str) -> None:
-        process = open_process(forked.pid)
+        listener, process = self.listener.fileno(), open_process(forked.pid)
         if process is None:
             raise forked.why_ended()
         try:
-            ready, _, _ = select.select([self.listener, process], [], [], ATTACH_TIMEOUT_S)
+            ready, _, _ = select.select([listener, process], [], [], ATTACH_TIMEOUT_S)
             if not ready:
                 signal.pidfd_send_signal(process, signal.SIGKILL)  # else it would attach as another one
                 raise LaneLost(f"{name} has not attached for {ATTACH_TIMEOUT_S:.0f} s")
         finally:
             os.close(process)
-        if self.listener not in ready:
+        if listener not in ready:
             raise forked.why_ended()
