@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import shutil
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,9 +19,9 @@ from semipd_agent.device.facts import DeviceUnit, Inventory
 from semipd_agent.mps.preflight import GpuSharing
 from semipd_agent.mps.processes import MpsProcesses
 from semipd_agent.run_directory import RunDirectory
-from semipd_cli import profile, profile_subject, profiled_engine, profiled_mps
+from semipd_cli import pod, profile, profile_subject, profiled_engine, profiled_mps
 from semipd_cli.__main__ import main
-from semipd_cli.profile_subject import subject_of
+from semipd_cli.profile_subject import find_profile, subject_of
 from semipd_cli.profiled_engine import refuse_shareless
 from semipd_cli.profiled_lanes import why_ended
 from semipd_cli.service_config import build_agent_config
@@ -273,6 +275,38 @@ def test_up_refuses_a_profile_of_something_else_by_name(here, tmp_path, capsys, 
     refusal = capsys.readouterr().err
     assert f"--profile: got '{path}', allowed: a profile of this device and model" in refusal
     assert message in refusal
+
+
+def test_a_pod_takes_the_profile_of_its_device_from_the_folder_of_the_model(here, model, tmp_path):
+    config, written = here
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    config = msgspec.structs.replace(config, model_uri=f"file://{folder}")
+    said: list[str] = []
+    assert find_profile(config, said.append) is None
+    other = msgspec.structs.replace(written.subject, device_name="NVIDIA H200")
+    for name, subject in (("a", other), ("b", written.subject)):
+        profile_of_it = msgspec.structs.replace(written, subject=subject)
+        (folder / f"semipd-profile-{name}.json").write_bytes(msgspec.json.encode(profile_of_it))
+    assert find_profile(config, said.append) == written
+    assert [f"it is of deviceName {other.device_name!r}" in line for line in said] == [True]
+    assert (
+        find_profile(msgspec.structs.replace(config, model_uri="builtin://smollm2-135m"), said.append) is None
+    )
+
+
+def test_a_pod_starts_from_what_it_finds(here, tmp_path, monkeypatch):
+    _, written = here
+    served = []
+    monkeypatch.setattr(pod, "serve_config", lambda config, *_rest, **_more: served.append(config) or 0)
+    monkeypatch.setattr(pod, "find_profile", lambda _config, _say: written)
+    service = yaml.safe_load((tmp_path / "service.yaml").read_text())
+    monkeypatch.setenv("SEMIPD_SERVICE", json.dumps(service))
+    monkeypatch.setenv("POD_NAME", "tiny-1")
+    monkeypatch.setenv("POD_NAMESPACE", "default")
+    monkeypatch.setenv("SEMIPD_LOG_FILE", str(tmp_path / "log"))
+    assert pod.run(SimpleNamespace(run_dir=str(tmp_path / "run"), port=8000, agent_port=8001)) == 0
+    assert [config.profile for config in served] == [written]
 
 
 def test_up_refuses_a_profile_without_enough_points(here, tmp_path, capsys):
