@@ -13,8 +13,7 @@ from semipd_cli import run_directory
 from semipd_core.engine_config import EngineConfig
 from semipd_core.errors import SemipdError
 from semipd_core.partition import Role
-from semipd_engine.profiling.lane_bench import Forked
-from semipd_engine.profiling.lane_link import LaneLost
+from semipd_engine.profiling.lane_link import Forked, LaneLost
 
 ENGINE_ID = "engine-0"
 WORDS_KEPT = 5  # lines of a log
@@ -47,7 +46,7 @@ class Forks:
 def why_ended(directory: RunDirectory, lane_id: str) -> SemipdError:
     """What no other lane would get past either, as InvalidSpec; else the lane's last words."""
     return run_directory.read_error(directory) or LaneLost(
-        last_words(directory.log(lane_id), f"{lane_id} ended before it was ready")
+        last_words(directory.log(lane_id), f"{lane_id} has ended")
     )
 
 

@@ -187,7 +187,7 @@ def test_a_lane_that_ended_says_why_by_its_log_or_by_the_error_that_it_left(tmp_
     directory.engine("engine-0").mkdir()
     directory.log("decode-1").write_text("".join(f"line {number}\n" for number in range(9)))
     assert str(why_ended(directory, "decode-1")) == "\n".join(
-        ["decode-1 ended before it was ready", *(f"line {number}" for number in range(4, 9))]
+        ["decode-1 has ended", *(f"line {number}" for number in range(4, 9))]
     )
     assert isinstance(why_ended(directory, "decode-2"), LaneLost)
     error = {"path": "spec.model.dtype", "given": "FP8", "allowed": "BF16 on this GPU"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import socket
 import subprocess
 from types import SimpleNamespace
 
@@ -15,8 +16,8 @@ from semipd_core.messages import StepResult
 from semipd_core.partition import Isolation, Role
 from semipd_core.profile.format import StepLoad
 from semipd_core.profile.plan import plan_measurements
-from semipd_engine.profiling.lane_bench import Forked, LaneBench, NotGranted
-from semipd_engine.profiling.lane_link import LaneLost
+from semipd_engine.profiling.lane_bench import LaneBench, NotGranted
+from semipd_engine.profiling.lane_link import Forked, LaneLink, LaneLost
 from semipd_engine.profiling.measuring import FAILURES_MAX, Clock, measure_all
 from semipd_engine.profiling.plans import build_plans
 from semipd_engine.profiling.timing import Sampling, build_point, overlap_ns
@@ -121,6 +122,18 @@ def test_a_lane_that_ends_before_its_hello_is_not_waited_for_and_says_why(tmp_pa
         bench.measure(PLAN[0])
     bench.close()
     assert [child.wait() for child in children] == [0]
+
+
+def test_a_lane_that_ends_between_two_steps_says_why():
+    ours, theirs = socket.socketpair()
+    child = subprocess.Popen(["true"])
+    forked = Forked(pid=child.pid, why_ended=lambda: LaneLost("illegal memory access"))
+    link = LaneLink(channel.Channel(ours), SimpleNamespace(lane_id="decode-1"), forked, run_ahead=1)
+    theirs.close()
+    with pytest.raises(LaneLost, match="illegal memory access"):
+        link.take()
+    ours.close()
+    child.wait()
 
 
 @pytest.mark.parametrize(

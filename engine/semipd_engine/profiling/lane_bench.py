@@ -16,12 +16,13 @@ from dataclasses import dataclass, field
 
 from semipd_core import messages
 from semipd_core.engine_config import EngineConfig
-from semipd_core.errors import DeviceError, SemipdError
+from semipd_core.errors import DeviceError
 from semipd_core.partition import Partition, Role
 from semipd_core.profile.format import Point, Setting, StepLoad
 from semipd_engine.lane.arbiter import ControlPage
 from semipd_engine.memory.manifest import Manifest
 from semipd_engine.profiling.lane_link import (
+    Forked,
     LaneLink,
     LaneLost,
     clock_ns,
@@ -39,14 +40,6 @@ STEP_TIMEOUT_S = 120.0
 
 class NotGranted(DeviceError):
     """A lane has another share than it was asked to take: what it measures would be filed under the wrong share."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Forked:
-    """A lane process that is to attach. `why_ended`: what to raise once it has ended without."""
-
-    pid: int
-    why_ended: Callable[[], SemipdError]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -161,9 +154,9 @@ class LaneBench:
             hello = channel.receive()
         except EOFError as error:
             channel.close()
-            raise forked.why_ended() from error
+            raise forked.last_error() from error
         assert isinstance(hello, messages.LaneHello), hello
-        link = LaneLink(channel, hello, self.config.run_ahead)
+        link = LaneLink(channel, hello, forked, run_ahead=self.config.run_ahead)
         if hello.granted_percent != percent:
             link.stop()
             raise NotGranted(
