@@ -115,10 +115,12 @@ def has_duplex_lane(config: AgentConfig) -> bool:
 
 
 def measured_curves(profile: Profile | None) -> RoleCurves | None:
-    """None where lanes take turns: speed is the share there."""
+    """None where lanes take turns: speed is the share there. And where a phase's curve is still an assumed one, to be learned."""
     if profile is None or profile.takes_turns:
         return None
     steps = start_from(profile).steps
+    if steps.learners:
+        return None
     return RoleCurves(prefill=steps.curve_of(Role.PREFILL), decode=steps.curve_of(Role.DECODE))
 
 

@@ -37,6 +37,10 @@ class AgentClient:
     async def windows(self) -> list[EngineReport]:
         return msgspec.json.decode(await self._get("/v1/windows"), type=list[EngineReport])
 
+    async def metrics(self) -> str:
+        """In Prometheus' text format."""
+        return (await self._get("/metrics")).decode()
+
     async def put_wish(self, wish: WishWire, engine_id: str | None = None) -> None:
         """Raises: InvalidSpec if the agent refuses the wish."""
         parameters = {"engine": engine_id} if engine_id is not None else {}

@@ -5,13 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import msgspec
+
 from semipd_agent.run_directory import LOG_FILE_VARIABLE
 from semipd_cli.arguments import integer
 from semipd_cli.device import detect_device
+from semipd_cli.profile_subject import find_profile
 from semipd_cli.service_config import build_agent_config
 from semipd_cli.settings import read_settings
 from semipd_cli.up import AGENT_COMMAND, serve_config
@@ -44,6 +48,8 @@ def run(args: argparse.Namespace, agent_command: Sequence[str] = AGENT_COMMAND) 
         kubernetes=read_kubernetes(os.environ, args.agent_port),
         isolations=read_isolations(os.environ),
     )
+    profile = find_profile(config, lambda line: print(line, file=sys.stderr, flush=True))
+    config = msgspec.structs.replace(config, profile=profile)
     os.environ.setdefault(LOG_FILE_VARIABLE, f"/proc/{os.getpid()}/fd/1")
     return serve_config(
         config,

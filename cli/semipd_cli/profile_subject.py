@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -13,13 +14,15 @@ from semipd_agent import configure
 from semipd_agent.device.inventory import open_device
 from semipd_bench.results import read_cpu_name
 from semipd_core.agent_config import AgentConfig
-from semipd_core.errors import InvalidSpec
+from semipd_core.api.model_uri import parse_model_uri
+from semipd_core.errors import DeviceError, InvalidSpec
 from semipd_core.profile.format import Profile, Subject, decode_profile, difference
 from semipd_engine.model import sources
 from semipd_engine.model.config import ModelConfig
 from semipd_engine.model.dtypes import cpu_flags, resolve_cuda_dtype, resolve_dtype
 
 FLAG = "--profile"
+PROFILE_FILES = "semipd-profile*.json"
 # Of a model's config, what no step waits for: other weights of the same shape have the same times.
 _TIMELESS = frozenset(
     {
@@ -45,7 +48,8 @@ def subject_of(config: AgentConfig, model: ModelConfig) -> Subject:
         device_name=read_cpu_name() if kind == "CPU" else unit.name,
         device_cores=len(cpus) if kind == "CPU" else unit.num_cores or 0,
         model=model_shape(model),
-        dtype=model.dtype,
+        dtype="FP8" if config.dtype == "FP8" else model.dtype,  # a model's is that of what is computed
+        ranks=config.num_ranks,
     )
 
 
@@ -90,6 +94,23 @@ def read_profile(path: str, config: AgentConfig) -> Profile:
             FLAG, path, f"a profile with enough points; it has {len(profile.points)} of {profile.planned}"
         )
     return profile
+
+
+def find_profile(config: AgentConfig, say: Callable[[str], None]) -> Profile | None:
+    """The first of PROFILE_FILES in the folder of a `file://` model, or beside its file, that is of this device and model.
+
+    Nobody named it, and a fleet has several kinds of GPU: one that `read_profile` refuses is left aside, and `say` hears why.
+    """
+    uri = parse_model_uri(config.model_uri, "spec.model.uri")
+    if uri.scheme != "file":
+        return None
+    model = Path(uri.location)
+    for path in sorted((model if model.is_dir() else model.parent).glob(PROFILE_FILES)):
+        try:
+            return read_profile(str(path), config)
+        except (InvalidSpec, DeviceError, OSError) as error:
+            say(f"left aside: {error}")
+    return None
 
 
 def load_profile(path: str) -> Profile:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import itertools
 import os
 import socket
 import subprocess
@@ -18,14 +16,14 @@ import msgspec
 
 from semipd_agent import configure
 from semipd_agent.commands import Commands
+from semipd_agent.device.inventory import open_device
 from semipd_agent.run_directory import RunDirectory
-from semipd_agent.supervision.zygote_client import SHARE_ENVIRONMENT, ForkRequest, fork
 from semipd_cli import run_directory
+from semipd_cli.profiled_lanes import ENGINE_ID, Forks, last_words
 from semipd_cli.profiled_mps import mps_daemon
 from semipd_core.agent_config import AgentConfig
 from semipd_core.engine_config import EngineConfig
 from semipd_core.errors import InvalidSpec, SemipdError
-from semipd_core.partition import Role
 from semipd_engine.lane.arbiter import ControlPage
 from semipd_engine.memory.client import attach
 from semipd_engine.profiling.lane_bench import LaneBench
@@ -36,7 +34,6 @@ from semipd_shell.files import write_atomically
 
 STOP_S = 15.0
 POLL_S = 0.05
-ENGINE_ID = "engine-0"
 
 
 class EngineEnded(SemipdError):
@@ -47,11 +44,11 @@ class EngineEnded(SemipdError):
 def open_bench(config: AgentConfig, sampling: Sampling, commands: Commands) -> Iterator[LaneBench]:
     """The first engine of `config`, loaded and ready for lanes; everything has ended when the context has.
 
-    Raises: InvalidSpec for what the memory server refuses, EngineEnded.
+    Raises: InvalidSpec for what the memory server refuses, EngineEnded, DeviceError.
     """
     with tempfile.TemporaryDirectory(prefix="semipd-profile-") as path, contextlib.ExitStack() as stack:
         directory = RunDirectory(Path(path))
-        engine = _write_engine(config, directory)
+        engine = write_engine(config, directory)
         lock = AgentLock(str(directory.agent_lock))  # without it they would take themselves for orphans
         assert lock.acquire()
         stack.callback(lock.release)
@@ -73,41 +70,23 @@ def open_bench(config: AgentConfig, sampling: Sampling, commands: Commands) -> I
             manifest=attachment.manifest,
             page=page,
             listener=channel.listen(engine.coordinator_socket),
-            fork=_Forks(directory, engine, around.lanes).fork,
+            fork=Forks(directory, engine, around.lanes).fork,
             sampling=sampling,
         )
         stack.callback(bench.close)
         yield bench
 
 
-def _write_engine(config: AgentConfig, directory: RunDirectory) -> EngineConfig:
+def write_engine(config: AgentConfig, directory: RunDirectory) -> EngineConfig:
+    """What its processes are told, on disk; one engine, however many the service has. Raises: InvalidSpec, DeviceError."""
+    uuids = [unit.uuid for unit in open_device(config.device).inventory().units]
+    gpus = configure.assign_gpus(config.device, uuids, 1, config.num_ranks)[0]
     cpus = configure.split_cpus(sorted(os.sched_getaffinity(0)), config.engines)[0]
-    engine = configure.build_engine_config(config, ENGINE_ID, cpus, directory)
+    engine = configure.build_engine_config(config, ENGINE_ID, cpus, directory, gpus)
     directory.engine(ENGINE_ID).mkdir(mode=0o700)
     directory.logs.mkdir(mode=0o700)
     write_atomically(directory.engine_config(ENGINE_ID), msgspec.json.encode(engine))
     return engine
-
-
-class _Forks:
-    def __init__(self, directory: RunDirectory, engine: EngineConfig, environment: Mapping[str, str]) -> None:
-        self._directory = directory
-        self._environment = environment
-        self._engine = engine
-        self._numbers = itertools.count(1)
-
-    def fork(self, role: Role, percent: int) -> None:
-        """Raises: ForkRefused, ForkUnknown."""
-        lane_id = f"{role}-{next(self._numbers)}"
-        request = ForkRequest(
-            lane_id=lane_id,
-            role=role,
-            percent=percent,
-            config=str(self._directory.engine_config(ENGINE_ID)),
-            env={**self._environment, SHARE_ENVIRONMENT: str(percent)},
-            log=str(self._directory.log(lane_id)),
-        )
-        asyncio.run(fork(self._engine.zygote_socket, request))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +126,10 @@ class _Processes:
                 return
             if process.child.poll() is not None:
                 error = run_directory.read_error(self._directory)
-                raise error or EngineEnded(_last_words(process))
+                code = process.child.returncode
+                raise error or EngineEnded(
+                    last_words(process.log, f"{process.log.stem} ended with exit code {code}")
+                )
             time.sleep(POLL_S)
 
     def end(self) -> None:
@@ -160,13 +142,12 @@ class _Processes:
                 process.child.wait()
 
 
-def _last_words(process: _Process) -> str:
-    lines = process.log.read_text(errors="replace").splitlines()[-5:]
-    return "\n".join([f"{process.log.stem} ended with exit code {process.child.returncode}", *lines])
-
-
 def refuse_shareless(config: AgentConfig) -> None:
-    """Raises: InvalidSpec where lanes have no shares to measure."""
+    """Raises: InvalidSpec where lanes have no shares that can be measured one by one."""
     if not configure.moves_shares(config.partition.isolation):
         given = config.partition.isolation.value
-        raise InvalidSpec("spec.partition.isolation", given, "Auto, MPS or GreenContext, for a profile")
+        allowed = "Auto or MPS" if config.device == "CUDA" else "Auto, MPS or GreenContext"
+        raise InvalidSpec("spec.partition.isolation", given, f"{allowed}, for a profile")
+    if configure.has_duplex_lane(config):  # two processes of their own would have the whole GPU each
+        allowed = "MPS, for a profile: its costs and curves serve GreenContext too"
+        raise InvalidSpec("spec.partition.isolation", "GreenContext on CUDA", allowed)

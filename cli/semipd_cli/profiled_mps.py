@@ -12,7 +12,10 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from semipd_agent.device.inventory import open_device
+from semipd_agent.mps import preflight, processes
 from semipd_agent.mps.environment import daemon_environment, lane_environment, outside_environment
+from semipd_agent.mps.preflight import GpuSharing
 from semipd_agent.run_directory import RunDirectory
 from semipd_core.agent_config import AgentConfig
 from semipd_core.errors import DeviceError
@@ -35,11 +38,12 @@ def mps_daemon(
 ) -> Iterator[Environments]:
     """What lanes and memory server need; without CUDA or without MPS nothing is started and nothing needed.
 
-    Raises: DeviceError where the binary is missing.
+    Raises: DeviceError where the binary is missing or the GPUs may not be shared, as for an agent's daemon.
     """
     if config.device != "CUDA" or config.partition.isolation is not Isolation.MPS:
         yield Environments()
         return
+    _refuse_to_share(open_device(config.device).sharing(), str(directory.mps_pipes))
     for path in (directory.mps_pipes, directory.mps_logs, directory.no_mps_pipes):
         path.mkdir(mode=0o700, parents=True)
     environment = daemon_environment(os.environ, str(directory.mps_pipes), str(directory.mps_logs), ())
@@ -59,6 +63,13 @@ def mps_daemon(
         )
     finally:
         _quit(daemon, command, environment)
+
+
+def _refuse_to_share(gpus: Sequence[GpuSharing], pipe_directory: str) -> None:
+    """Raises: DeviceError."""
+    refusal = preflight.refuse(gpus, processes.find(pipe_directory).foreign_server_pids, pipe_directory)
+    if refusal is not None:
+        raise DeviceError(f"no MPS daemon is started: {refusal.message}")
 
 
 def _quit(daemon: subprocess.Popen[bytes], command: Sequence[str], environment: Mapping[str, str]) -> None:

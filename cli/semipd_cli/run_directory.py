@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -142,7 +142,7 @@ def find(given: str | None) -> RunDirectory:
         if not (Path(given) / "up.json").exists():
             raise InvalidSpec(_FLAG, given, "the run directory of a running service (no up.json there)")
         return RunDirectory(Path(given).absolute())
-    found = list(_services())
+    found = _services()
     if len(found) == 1:
         return found[0]
     where = ", ".join(map(str, roots(os.environ)))
@@ -153,10 +153,17 @@ def find(given: str | None) -> RunDirectory:
     raise InvalidSpec(_FLAG, Words("nothing, with several services running"), f"one of {choices}")
 
 
-def _services() -> Iterator[RunDirectory]:
+def living() -> list[RunDirectory]:
+    """Where a `semipd up` of this user lives."""
+    return [found for found in _recorded() if (record := read_record(found)) and is_alive(record.identity)]
+
+
+def _services() -> list[RunDirectory]:
     """Directories with a record; those whose `semipd up` lives hide the others."""
-    all_found = [
+    return living() or _recorded()
+
+
+def _recorded() -> list[RunDirectory]:
+    return [
         RunDirectory(file.parent) for root in roots(os.environ) for file in sorted(root.glob("*/up.json"))
     ]
-    living = [found for found in all_found if (record := read_record(found)) and is_alive(record.identity)]
-    yield from living or all_found

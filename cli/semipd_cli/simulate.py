@@ -24,7 +24,7 @@ from semipd_core.agent_config import AgentConfig
 from semipd_core.api.fields import Device
 from semipd_core.cluster.state import bounds_of
 from semipd_core.errors import InvalidSpec
-from semipd_core.partition import Partition
+from semipd_core.partition import Isolation, Partition
 from semipd_core.policies.splits import legal_splits
 from semipd_core.profile.format import Profile
 from semipd_core.telemetry import SloTargets
@@ -89,8 +89,12 @@ def device_of(profile: Profile, given: str) -> Device:
 
 
 def splits_of(config: AgentConfig) -> Sequence[Partition]:
-    """The legal ones of the service on a grid, and where it starts."""
+    """The legal ones of the service on a grid, and where it starts. Raises: InvalidSpec."""
     partition = config.partition
+    if (
+        partition.isolation is Isolation.UNIFIED
+    ):  # one lane with mixed steps: another machine than the two lanes simulated
+        raise InvalidSpec("spec.partition.isolation", "Unified", "one with two lanes, for a simulation")
     legal = legal_splits(partition.isolation, bounds_of(partition), step_percent=STEP_PERCENT)
     return sorted(
         {*legal, configure.initial_partition(config)},

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
+from prometheus_client import generate_latest
 
 from semipd_agent.device.facts import DeviceUnit
-from semipd_agent.device.reading import DriverVersions, GpuProcess, GpuReading
+from semipd_agent.device.reading import DriverVersions, GpuProcess, GpuReading, Look
+from semipd_agent.http import gpu_metrics
+from semipd_agent.run_directory import RunDirectory
 from semipd_cli import doctor
 from semipd_cli.__main__ import main
 from semipd_cli.machine import facts as machine
+from semipd_cli.machine import services
 from semipd_cli.machine.checks import Check, MachineReport, Verdict, build_report
 from semipd_cli.machine.facts import MachineFacts, MpsServer
 from semipd_cli.machine.lines import render
+from semipd_cli.machine.service_facts import LaneActivity, ServiceFacts, XidCount, activity, read_xids
+from semipd_core.partition import Role
+from semipd_core.telemetry import CoordinatorReport, EngineReport, LaneReport
 
 UNIT = DeviceUnit(
     uuid="GPU-1", name="NVIDIA H200", num_cores=132, memory_bytes=139 << 30, percent_step=7, healthy=True
@@ -48,6 +56,13 @@ H200 = MachineFacts(
 )
 FOREIGN = MpsServer(pid=7, pipe_directory="/tmp/nvidia-mps", is_own=False)
 OWN = MpsServer(pid=8, pipe_directory="/run/semipd/pod/mps/pipe", is_own=True)
+
+
+SERVICE = ServiceFacts(
+    service="tiny",
+    xids=[XidCount(uuid="GPU-1", xid=94, count=2)],
+    lanes=[LaneActivity(engine_id="engine-0", lane_id="decode-2", granted_percent=70, busy_percent=25.0)],
+)
 
 
 def with_gpu(**changes: Any) -> MachineFacts:
@@ -114,6 +129,47 @@ def test_a_machine_that_semipd_can_use_passes() -> None:
         ),
         pytest.param(
             with_gpu(has_gpm=False), "activity counters of GPU-1", Verdict.WARN, "no GPM", id="no GPM"
+        ),
+        pytest.param(
+            with_gpu(memory_clock_mhz=2619),
+            "clocks of GPU-1",
+            Verdict.PASS,
+            "1980 of 1980 MHz, memory 2619 MHz",
+            id="memory clock",
+        ),
+        pytest.param(
+            with_gpu(sm_active_percent=37.2, tensor_active_percent=0.0, dram_bandwidth_percent=55.0),
+            "activity counters of GPU-1",
+            Verdict.PASS,
+            "GPM: 37 % SMs active, 0 % tensor cores active, 55 % of the DRAM bandwidth",
+            id="activity",
+        ),
+        pytest.param(
+            H200,
+            "Xids",
+            Verdict.PASS,
+            "not known without a running agent",
+            id="Xids without an agent",
+        ),
+        pytest.param(
+            on(services=[ServiceFacts(service="tiny")]), "Xids", Verdict.PASS, "none since", id="no Xids"
+        ),
+        pytest.param(
+            on(services=[SERVICE]), "Xids", Verdict.WARN, "2 x Xid 94 of GPU-1, since", id="Xids of an agent"
+        ),
+        pytest.param(
+            on(services=[SERVICE]),
+            "lanes of tiny",
+            Verdict.PASS,
+            "engine-0 decode-2 (70 % granted) 25 % busy",
+            id="lanes of a service",
+        ),
+        pytest.param(
+            on(services=[ServiceFacts(service="tiny", problem="the agent does not answer")]),
+            "lanes of tiny",
+            Verdict.WARN,
+            "does not answer",
+            id="a silent agent",
         ),
         pytest.param(
             with_gpu(recovery_action="NodeReboot"), "health", Verdict.FAIL, "NodeReboot", id="an ill GPU"
@@ -194,7 +250,7 @@ def test_lines_have_the_verdict_first_and_the_remedy_below() -> None:
     at = next(index for index, line in enumerate(lines) if line.startswith("FAIL"))
     assert lines[at].startswith("FAIL  C compiler: neither gcc nor clang")
     assert lines[at + 1].startswith("      -> ")
-    assert lines[-1] == "12 pass, 1 fail"
+    assert lines[-1] == "13 pass, 1 fail"
 
 
 def test_a_server_of_semipd_is_known_by_the_lock_beside_its_pipes(
@@ -204,6 +260,84 @@ def test_a_server_of_semipd_is_known_by_the_lock_beside_its_pipes(
     own, foreign = str(tmp_path / "mps" / "pipe"), str(tmp_path / "other" / "mps" / "pipe")
     monkeypatch.setattr(machine.processes, "servers", lambda: [(1, own), (2, foreign), (3, None)])
     assert [server.is_own for server in machine.observe().mps_servers] == [True, False, False]
+
+
+class TwoLooks:
+    """A GPU whose activity is told from the second look on."""
+
+    def __init__(self) -> None:
+        self.looks, self.is_closed = 0, False
+
+    def look(self) -> Look:
+        self.looks += 1
+        active = None if self.looks == 1 else 40.0
+        reading = msgspec.structs.replace(GPU, sm_active_percent=active)
+        return Look(units=(UNIT,), readings=(reading,))
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def test_activity_is_the_mean_between_two_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = TwoLooks()
+    monkeypatch.setattr(machine, "NvmlDevice", lambda: device)
+    monkeypatch.setattr(machine, "GPM_PAUSE_S", 0.0)
+    monkeypatch.setattr(machine.services, "observe", lambda: [SERVICE])
+    facts = machine.observe()
+    assert (facts.gpus[0].sm_active_percent, facts.services) == (40.0, [SERVICE])
+    assert device.is_closed
+
+
+def report(at_s: float, busy_us: int) -> EngineReport:
+    lanes = [
+        LaneReport(
+            lane_id=lane_id, role=Role.DECODE, pid=1, active=active, requested_percent=70, granted_percent=70,
+            batch=0, steps=1, tokens=1, busy_us=busy_us, compute_us=1,
+        )
+        for lane_id, active in (("decode-2", True), ("decode-1", False))
+    ]  # fmt: skip
+    coordinator = CoordinatorReport(
+        waiting=0, prefilling=0, decoding=0, kv_blocks_total=1, kv_blocks_used=0, kv_blocks_cached=0, block_tokens=16,
+        waiting_tokens=0, oldest_wait_ms=0, preemptions=0, prefix_hit_tokens=0, lane_restarts=0, lanes=lanes,
+    )  # fmt: skip
+    return EngineReport(
+        engine_id="engine-0", at_s=at_s, phase="Steady", requested=(30, 70), granted=(30, 70), front_end=None,
+        coordinator=coordinator,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("before", "busy_percent"),
+    [
+        pytest.param([report(10.0, 1_000_000)], 25.0, id="half a second of two"),
+        pytest.param([report(12.0, 1_500_000)], None, id="the same report"),
+        pytest.param([report(10.0, 9_000_000)], None, id="a coordinator that began anew"),
+        pytest.param([], None, id="no report before"),
+    ],
+)
+def test_a_lane_is_busy_for_a_part_of_the_time_between_two_reports(
+    before: list[EngineReport], busy_percent: float | None
+) -> None:
+    (found,) = activity(before, [report(12.0, 1_500_000)])
+    assert (found.lane_id, found.granted_percent, found.busy_percent) == ("decode-2", 70, busy_percent)
+
+
+def test_an_agent_that_does_not_answer_is_told_and_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services.run_directory, "living", lambda: [RunDirectory(tmp_path / "tiny")])
+    (found,) = services.observe()
+    assert found.service == "tiny"
+    assert "the agent does not answer" in (found.problem or "")
+
+
+def test_xids_are_read_from_what_an_agent_exposes() -> None:
+    watch = SimpleNamespace(xids={("GPU-1", 94): 2, ("", 79): 1}, verdict=None, readings=())
+    registry = SimpleNamespace(collect=lambda: [gpu_metrics._xids(watch)])
+    assert read_xids(generate_latest(registry).decode()) == [
+        XidCount(uuid="", xid=79, count=1),
+        XidCount(uuid="GPU-1", xid=94, count=2),
+    ]
 
 
 def test_the_command_prints_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -64,12 +64,14 @@ def test_two_busy_lanes_are_as_fast_as_the_curves_say_and_an_idle_one_does_nothi
     assert machine(law).speeds(split(60, 40), prefill_busy=True, decode_busy=False)[1] == 0.0
 
 
-def files(tmp_path, law: Law = GPU, device: str = "CUDA", requests: int = 60, **profile):
+def files(
+    tmp_path, law: Law = GPU, device: str = "CUDA", requests: int = 60, isolation: str = "MPS", **profile
+):
     service = {
         "apiVersion": "semipd.io/v1alpha1", "kind": "SemiPDService", "metadata": {"name": "tiny"},
         "spec": {
             "model": {"uri": f"file://{tmp_path}", "maxContextTokens": 8192}, "replicas": 1, "slo": SLO,
-            "resources": {"device": device}, "partition": {"isolation": "MPS"},
+            "resources": {"device": device}, "partition": {"isolation": isolation},
         },
     }  # fmt: skip
     (tmp_path / "service.yaml").write_text(yaml.safe_dump(service))
@@ -115,3 +117,8 @@ def test_a_file_that_is_not_there_is_named_with_its_flag(name, tmp_path, capsys)
     (tmp_path / name).unlink()
     assert main(arguments) == 2
     assert f"--{name.split('.')[0]}: got " in capsys.readouterr().err
+
+
+def test_a_service_with_one_lane_is_refused_rather_than_answered_for_two(tmp_path, capsys):
+    assert main(files(tmp_path, isolation="Unified")) == 2
+    assert "spec.partition.isolation: got 'Unified', allowed: one with two lanes" in capsys.readouterr().err

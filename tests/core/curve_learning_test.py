@@ -140,6 +140,19 @@ def test_fits_are_rare_and_what_is_kept_is_bounded():
     assert len(learner.sums) <= CONDITIONS_KEPT
 
 
+@pytest.mark.parametrize("before", [32, CONDITIONS_KEPT, 2 * CONDITIONS_KEPT])
+def test_a_new_split_is_learned_however_many_conditions_were_seen_before(before):
+    learner, point = CurveLearner.starting_at(ShareCurve()), ((1.0, 1.0, 0.0), 100.0)
+    for number in range(before):
+        old = Condition(own=1 + number % 90, other=50, level=number % 5)
+        learner = learner.extended([(old, *point)] * 40)
+    new = Condition(own=95, other=5, level=0)
+    for _ in range(200):
+        learner = learner.extended([(new, *point)] * 8)
+    assert learner.sums[new].weight > 400
+    assert len(learner.sums) == min(before + 1, CONDITIONS_KEPT)
+
+
 def test_a_gpu_without_a_profile_learns_and_its_step_choice_too():
     assert set(start_on_a_gpu().steps.learners) == {Role.PREFILL, Role.DECODE}
     slo = SloTargets(ttft_percentile=90, ttft_ms=400, tpot_percentile=90, tpot_ms=60)

@@ -22,9 +22,10 @@ from queueing_plant import (
 
 from semipd_agent.configure import measured_curves
 from semipd_core.cluster import loop as cluster
-from semipd_core.latency.share_curve import RoleCurves, ShareCurve
+from semipd_core.latency.share_curve import ASSUMED_GPU_CURVES, RoleCurves, ShareCurve
 from semipd_core.node import loop as node
 from semipd_core.partition import Isolation, Partition, Role
+from semipd_core.profile.fit import to_samples
 from semipd_core.profile.plan import Limits
 from semipd_core.profile.start import start_from
 
@@ -127,6 +128,19 @@ def test_measured_curves_reach_the_choice_of_each_step_through_engine_json():
     assert msgspec.json.decode(msgspec.json.encode(curves), type=RoleCurves) == curves
     assert curves.decode.lone_speed(30) == pytest.approx(decode.lone_speed(30), rel=0.05)
     assert curves.prefill.lone_speed(30) == pytest.approx(prefill.lone_speed(30), rel=0.05)
+
+
+def test_a_profile_without_shares_leaves_the_curves_to_be_learned():
+    law = Law(curves=dict.fromkeys(Role, ShareCurve()), takes_turns=False)
+    short = profile_of(law)
+    short = msgspec.structs.replace(short, points=short.points[:10])
+    assert measured_curves(short) is None
+    steps = start_from(short).steps
+    assert steps.is_trusted
+    assert steps.curve_of(Role.DECODE) == ASSUMED_GPU_CURVES.decode
+    at_shares = [point for point in profile_of(law).points if point.setting.beside is None] * 10
+    steps = steps.observe("engine-0", to_samples(at_shares))
+    assert steps.curve_of(Role.DECODE).lone_speed(25) == pytest.approx(0.25, rel=0.15)
 
 
 def test_where_lanes_take_turns_there_is_no_curve_to_measure():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from measured_law import LIMITS, SUBJECT, Law, profile_of
 
 from semipd_core.errors import InvalidSpec
-from semipd_core.latency.share_curve import ShareCurve
+from semipd_core.latency.share_curve import ASSUMED_GPU_CURVES, RoleCurves, ShareCurve
 from semipd_core.partition import Role
 from semipd_core.profile.fit import fit_points
 from semipd_core.profile.format import VERSION, decode_profile, difference
@@ -97,6 +97,28 @@ def test_each_phase_has_its_own_curve_and_its_own_price_of_sharing():
         assert found.bandwidth_slowdown == pytest.approx(truth.bandwidth_slowdown, abs=0.03)
 
 
+@pytest.mark.parametrize(
+    ("count", "learned"),
+    [
+        pytest.param(8, set(Role) - {Role.MIXED}, id="lone costs alone"),
+        pytest.param(12, set(Role) - {Role.MIXED}, id="two shares"),
+        pytest.param(13, {Role.PREFILL}, id="three shares of decode"),
+        pytest.param(14, set(), id="three shares of both"),
+    ],
+)
+def test_a_phase_measured_at_too_few_shares_has_the_assumed_curve_and_learns_it(count, learned):
+    points = [GPU.measure(setting) for setting in plan_measurements(LIMITS)[:count]]
+    model = fit_points(points, takes_turns=False)[0]
+    assert set(model.learners) == learned
+    for role in (Role.PREFILL, Role.DECODE):
+        truth = (
+            ASSUMED_GPU_CURVES
+            if role in learned
+            else RoleCurves(prefill=GPU.curves[Role.PREFILL], decode=GPU.curves[Role.DECODE])
+        )
+        assert model.curve_of(role).lone_speed(30) == pytest.approx(truth.of(role).lone_speed(30), rel=0.1)
+
+
 @pytest.mark.parametrize("factor", [3.0, 30.0])
 def test_points_that_took_longer_than_their_load_explains_are_named_and_left_out(factor):
     points = profile_of(Law()).points
@@ -147,6 +169,8 @@ def test_a_file_that_is_no_profile_is_refused_in_the_name_of_its_flag(data, said
         pytest.param({}, None, id="nothing"),
         pytest.param({"device_name": "H100"}, "deviceName 'a processor', here 'H100'", id="another card"),
         pytest.param({"device_cores": 64}, "deviceCores 2, here 64", id="fewer cores"),
+        pytest.param({"dtype": "FP8"}, "dtype 'FP32', here 'FP8'", id="weights in FP8"),
+        pytest.param({"ranks": 2}, "ranks 1, here 2", id="more ranks"),
         pytest.param({"dtype": "BF16"}, "dtype 'FP32', here 'BF16'", id="another dtype"),
         pytest.param({"model": {"numLayers": 4}}, "model.numLayers 2, here 4", id="a deeper model"),
         pytest.param({"model": {}}, "model.numLayers 2, here None", id="a model without that"),

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import itertools
 import math
+import socket
+import subprocess
+from types import SimpleNamespace
 
 import pytest
 from measured_law import LIMITS, Law, profile_of
 
+from semipd_core.errors import InvalidSpec
 from semipd_core.messages import StepResult
-from semipd_core.partition import Role
+from semipd_core.partition import Isolation, Role
 from semipd_core.profile.format import StepLoad
 from semipd_core.profile.plan import plan_measurements
-from semipd_engine.profiling.measuring import Clock, measure_all
+from semipd_engine.profiling.lane_bench import LaneBench, NotGranted
+from semipd_engine.profiling.lane_link import Forked, LaneLink, LaneLost
+from semipd_engine.profiling.measuring import FAILURES_MAX, Clock, measure_all
 from semipd_engine.profiling.plans import build_plans
 from semipd_engine.profiling.timing import Sampling, build_point, overlap_ns
+from semipd_shell import channel
 
 PLAN = plan_measurements(LIMITS)
 BLOCK_TOKENS = 4
@@ -27,14 +34,16 @@ def silent(_line: str) -> None:
 class LawBench:
     """Takes `seconds` of the test's clock per point, and ends as a killed process would after `lives` of them."""
 
-    def __init__(self, seconds: float = 1.0, lives: int = 1000) -> None:
+    def __init__(self, seconds: float = 1.0, lives: int = 1000, failing=()) -> None:
         self.now_s, self.measured = 0.0, []
-        self._seconds, self._lives = seconds, lives
+        self._seconds, self._lives, self._failing = seconds, lives, dict(failing)
 
     def measure(self, setting):
         if len(self.measured) == self._lives:
             raise KeyboardInterrupt
         self.now_s += self._seconds
+        if setting in self._failing:
+            raise self._failing[setting]
         self.measured.append(setting)
         return Law().measure(setting)
 
@@ -71,6 +80,60 @@ def test_what_was_measured_before_an_end_by_force_is_not_measured_again():
     profile = measure_all(again, kept[-1], PLAN, again.clock(1000.0), kept.append, silent)
     assert again.measured == list(PLAN[7:])
     assert [point.setting for point in profile.points] == list(PLAN)
+
+
+@pytest.mark.parametrize("error", [LaneLost("it ended"), NotGranted("100 %")])
+def test_a_setting_whose_lanes_fail_is_left_out_and_the_rest_is_measured(error):
+    bench, said = LawBench(failing={PLAN[3]: error, PLAN[4]: error, PLAN[6]: error}), []
+    profile = measure_all(bench, EMPTY, PLAN, bench.clock(1000.0), lambda _: None, said.append)
+    assert bench.measured == [*PLAN[:3], PLAN[5], *PLAN[7:]]
+    assert len(profile.points) == len(PLAN) - 3
+    assert f"left out: {PLAN[3]}: {error}" in said
+    assert said[-1].startswith("3 left out")
+
+
+def test_where_one_setting_after_another_fails_the_run_ends_with_the_reason():
+    bench = LawBench(failing=dict.fromkeys(PLAN[2:], LaneLost("no device")))
+    kept = []
+    with pytest.raises(LaneLost, match="no device"):
+        measure_all(bench, EMPTY, PLAN, bench.clock(1000.0), kept.append, silent)
+    assert len(kept[-1].points) == 2
+    assert bench.now_s == 2 + FAILURES_MAX
+
+
+def test_what_a_wrong_service_meets_is_not_left_out():
+    bench = LawBench(failing={PLAN[0]: InvalidSpec("spec.model.dtype", "FP8", "BF16")})
+    with pytest.raises(InvalidSpec):
+        measure_all(bench, EMPTY, PLAN, bench.clock(1000.0), lambda _: None, silent)
+
+
+def test_a_lane_that_ends_before_its_hello_is_not_waited_for_and_says_why(tmp_path):
+    children = []
+
+    def fork(_role: Role, _percent: int) -> Forked:
+        children.append(subprocess.Popen(["true"]))
+        return Forked(pid=children[-1].pid, why_ended=lambda: LaneLost("out of memory"))
+
+    bench = LaneBench(
+        config=SimpleNamespace(isolation=Isolation.MPS), manifest=None, page=None,
+        listener=channel.listen(str(tmp_path / "coordinator.sock")), fork=fork,
+    )  # fmt: skip
+    with pytest.raises(LaneLost, match="out of memory"):
+        bench.measure(PLAN[0])
+    bench.close()
+    assert [child.wait() for child in children] == [0]
+
+
+def test_a_lane_that_ends_between_two_steps_says_why():
+    ours, theirs = socket.socketpair()
+    child = subprocess.Popen(["true"])
+    forked = Forked(pid=child.pid, why_ended=lambda: LaneLost("illegal memory access"))
+    link = LaneLink(channel.Channel(ours), SimpleNamespace(lane_id="decode-1"), forked, run_ahead=1)
+    theirs.close()
+    with pytest.raises(LaneLost, match="illegal memory access"):
+        link.take()
+    ours.close()
+    child.wait()
 
 
 @pytest.mark.parametrize(

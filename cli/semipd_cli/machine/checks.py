@@ -17,6 +17,7 @@ from semipd_agent.device.health import GpuState, GpuView
 from semipd_agent.device.reading import GpuReading
 from semipd_agent.isolation import GREEN_CONTEXTS
 from semipd_cli.machine.facts import MachineFacts
+from semipd_cli.machine.service_facts import ServiceFacts
 
 OLDEST_CAPABILITY = (8, 0)
 UNEQUAL_GREEN_CONTEXTS = (13, 1)
@@ -68,6 +69,8 @@ def _checks(facts: MachineFacts) -> Iterator[Check]:
         yield check_users(gpu, facts)
         yield check_gpm(gpu)
     yield check_health(facts)
+    yield check_xids(facts)
+    yield from map(check_lanes, facts.services)
     yield check_mps_programs(facts)
     yield check_mps_servers(facts)
     yield check_green_contexts(facts)
@@ -120,7 +123,8 @@ def check_mig(gpu: GpuReading) -> Check:
 
 def check_clocks(gpu: GpuReading) -> Check:
     name = f"clocks of {gpu.uuid}"
-    said = f"{_or(gpu.sm_clock_mhz)} of {_or(gpu.max_sm_clock_mhz)} MHz"
+    memory = "" if gpu.memory_clock_mhz is None else f", memory {gpu.memory_clock_mhz} MHz"
+    said = f"{_or(gpu.sm_clock_mhz)} of {_or(gpu.max_sm_clock_mhz)} MHz{memory}"
     if gpu.throttle_reasons:
         message = f"{said}, held down by {', '.join(gpu.throttle_reasons)}"
         return Check(
@@ -149,7 +153,7 @@ def check_users(gpu: GpuReading, facts: MachineFacts) -> Check:
 def check_gpm(gpu: GpuReading) -> Check:
     name = f"activity counters of {gpu.uuid}"
     if gpu.has_gpm:
-        return _passed(name, "GPM")
+        return _passed(name, f"GPM{_activity(gpu)}")
     message = "no GPM (Hopper and later): SM activity and bandwidth are not measured"
     return Check(name=name, verdict=Verdict.WARN, message=message)
 
@@ -168,6 +172,36 @@ def check_health(facts: MachineFacts) -> Check:
         message=message,
         remedy="docs/gpu-faults.md says what to do",
     )
+
+
+def check_xids(facts: MachineFacts) -> Check:
+    """NVML tells of an Xid once, to who listens: what was before an agent is in the kernel's log alone."""
+    name = "Xids"
+    if not any(service.problem is None for service in facts.services):
+        return _passed(name, "not known without a running agent, which counts them; `dmesg` may have them")
+    xids = [xid for service in facts.services for xid in service.xids]
+    if not xids:
+        return _passed(name, "none since the agents here began")
+    told = ", ".join(f"{each.count} x Xid {each.xid} of {each.uuid or 'some GPU'}" for each in xids)
+    return Check(
+        name=name,
+        verdict=Verdict.WARN,
+        message=f"{told}, since the agents here began",
+        remedy="docs/gpu-faults.md says what each means",
+    )
+
+
+def check_lanes(service: ServiceFacts) -> Check:
+    name = f"lanes of {service.service}"
+    if service.problem is not None:
+        remedy = "ask again; if it stays so, `semipd status` and the agent's log"
+        return Check(name=name, verdict=Verdict.WARN, message=service.problem, remedy=remedy)
+    told = (
+        f"{lane.engine_id} {lane.lane_id} ({lane.granted_percent} % granted) "
+        + ("busy: not told" if lane.busy_percent is None else f"{lane.busy_percent:.0f} % busy")
+        for lane in service.lanes
+    )
+    return _passed(name, ", ".join(told) or "none yet")
 
 
 def check_mps_programs(facts: MachineFacts) -> Check:
@@ -265,6 +299,16 @@ def _weather(gpu: GpuReading) -> str:
         limit = "" if gpu.power_limit_watts is None else f" of {gpu.power_limit_watts:.0f}"
         parts.append(f"{gpu.power_watts:.0f}{limit} W")
     return "".join(f", {part}" for part in parts)
+
+
+def _activity(gpu: GpuReading) -> str:
+    parts = (
+        ("SMs active", gpu.sm_active_percent),
+        ("tensor cores active", gpu.tensor_active_percent),
+        ("of the DRAM bandwidth", gpu.dram_bandwidth_percent),
+    )
+    told = ", ".join(f"{value:.0f} % {name}" for name, value in parts if value is not None)
+    return f": {told}" if told else ", which tells nothing now"
 
 
 def _or(value: int | None) -> str:

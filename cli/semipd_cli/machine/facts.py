@@ -1,9 +1,10 @@
-"""Asks the machine: NVML, PATH, the process list. Nothing here judges, nothing fails for what is not there."""
+"""Asks the machine: NVML, PATH, the process list, agents. Nothing here judges, nothing fails for what is not there."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 import msgspec
@@ -12,7 +13,11 @@ from semipd_agent.device.facts import DeviceUnit
 from semipd_agent.device.nvml import NvmlDevice
 from semipd_agent.device.reading import DriverVersions, GpuReading, Look
 from semipd_agent.mps import processes
+from semipd_cli.machine import services
+from semipd_cli.machine.service_facts import ServiceFacts
 from semipd_core.errors import DeviceError
+
+GPM_PAUSE_S = 0.5  # between two looks: activities are means of the time between
 
 
 class MpsServer(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
@@ -35,6 +40,7 @@ class MachineFacts(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     mps_server: str | None = None
     mps_servers: list[MpsServer] = msgspec.field(default_factory=list)
     c_compiler: str | None = None
+    services: list[ServiceFacts] = msgspec.field(default_factory=list)  # of this user, where there are GPUs
 
 
 def observe() -> MachineFacts:
@@ -52,6 +58,7 @@ def observe() -> MachineFacts:
             for pid, pipes in processes.servers()
         ],
         c_compiler=_c_compiler(),
+        services=services.observe() if look.readings or look.is_lost else [],
     )
 
 
@@ -61,10 +68,19 @@ def _c_compiler() -> str | None:
 
 
 def _look() -> Look:
+    """Two looks where a GPU counts its activity."""
     try:
-        return NvmlDevice().look()
+        device = NvmlDevice()
     except DeviceError as error:  # no pynvml
         return Look(error=str(error))
+    try:
+        look = device.look()
+        if not any(reading.has_gpm for reading in look.readings):
+            return look
+        time.sleep(GPM_PAUSE_S)
+        return device.look()
+    finally:
+        device.close()
 
 
 def _is_own(pipe_directory: str | None) -> bool:

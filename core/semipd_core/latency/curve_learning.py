@@ -16,7 +16,7 @@ from semipd_core.latency.least_squares import MIN_WEIGHT, LinearFit, Vector
 from semipd_core.latency.share_curve import MIN_FIT_PERCENTS, MIN_FIT_SPAN_PERCENT, ShareCurve
 
 LEVELS = 4  # of contention, beside none
-CONDITIONS_KEPT = 32  # those with the most points
+CONDITIONS_KEPT = 64  # the newest: green contexts have 8 splits, with each of the levels
 FIRST_FIT, FIT_EVERY = 64, 2048  # points; between the two, each time that there are twice as many
 SATURATIONS = tuple(range(20, 101, 10))
 SLOPES = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8)
@@ -49,7 +49,7 @@ class CurveLearner:
 
     assumed: ShareCurve
     curve: ShareCurve
-    sums: Mapping[Condition, LinearFit] = field(default_factory=dict)  # of wall time
+    sums: Mapping[Condition, LinearFit] = field(default_factory=dict)  # of wall time; the newest last
     points: int = 0
     fitted_at: int = 0  # points
 
@@ -64,11 +64,9 @@ class CurveLearner:
             by_condition.setdefault(condition, []).append((features, wall))
         sums = dict(self.sums)
         for condition, found in by_condition.items():
-            before = sums.get(condition) or LinearFit.empty(len(found[0][0]))
+            before = sums.pop(condition, None) or LinearFit.empty(len(found[0][0]))
             sums[condition] = before.extended(found)
-        if len(sums) > CONDITIONS_KEPT:
-            kept = sorted(sums, key=lambda each: sums[each].weight, reverse=True)[:CONDITIONS_KEPT]
-            sums = {each: sums[each] for each in kept}
+        sums = dict(list(sums.items())[-CONDITIONS_KEPT:])
         return replace(self, sums=sums, points=self.points + sum(map(len, by_condition.values())))
 
     @property

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from semipd_core.partition import Role
+
 MIN_FIT_PERCENTS = 3  # distinct shares
 MIN_FIT_SPAN_PERCENT = 30  # between the smallest and the largest of them
 
@@ -61,6 +63,9 @@ class RoleCurves:
 
     prefill: ShareCurve = TURNS
     decode: ShareCurve = TURNS
+
+    def of(self, role: Role) -> ShareCurve:
+        return self.decode if role is Role.DECODE else self.prefill
 
 
 # Assumed until a profile of the card says otherwise. Decode: 1.76, 1.24, 1.06, 1.03 times its time at 16, 32, 64, 96 of 132 SMs

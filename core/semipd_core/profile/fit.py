@@ -9,10 +9,12 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
+from semipd_core.latency.curve_learning import CurveLearner
 from semipd_core.latency.nexus import StepModel
 from semipd_core.latency.semi_pd import FIG10_TPOT, FIG10_TTFT, LatencyPoint, fit_tpot
-from semipd_core.latency.share_curve import TURNS, ShareCurve, fit_share_curve
+from semipd_core.latency.share_curve import ASSUMED_GPU_CURVES, ShareCurve, fit_share_curve
 from semipd_core.partition import Role
 from semipd_core.profile.format import CostFit, Curve, Fits, Point
 from semipd_core.telemetry import StepSample
@@ -27,7 +29,8 @@ ENGINE_ID = "profile"
 def fit_points(points: Sequence[Point], *, takes_turns: bool) -> tuple[StepModel, Fits | None]:
     """The step model that the points make, and its numbers; None until it is trusted.
 
-    Where lanes take turns, speed is the share: the curve is not fitted. Elsewhere each phase has its own curve.
+    Where lanes take turns, speed is the share: the curve is not fitted. Elsewhere each phase has its own curve; a phase that was
+    measured at too few shares has the assumed one, and goes on learning it (`learners`).
     """
     model = _fit_all(points, takes_turns=takes_turns)
     kept = [point for point in points if not is_outlier(model, point)]
@@ -59,9 +62,20 @@ def is_outlier(model: StepModel, point: Point) -> bool:
 
 
 def _fit_all(points: Sequence[Point], *, takes_turns: bool) -> StepModel:
-    curves = {role: _fit_curve(points, role, takes_turns=takes_turns) for role in (Role.PREFILL, Role.DECODE)}
-    model = StepModel(curve=curves[Role.PREFILL], decode_curve=curves[Role.DECODE], takes_turns=takes_turns)
+    model = StepModel() if takes_turns else _with_curves(points)
     return model.observe(ENGINE_ID, to_samples(points))
+
+
+def _with_curves(points: Sequence[Point]) -> StepModel:
+    """The curves that `points` allow, the assumed ones in place of the others."""
+    measured = {role: _fit_curve(points, role) for role in (Role.PREFILL, Role.DECODE)}
+    assumed = {role: ASSUMED_GPU_CURVES.of(role) for role, curve in measured.items() if curve is None}
+    return StepModel(
+        curve=measured[Role.PREFILL] or assumed[Role.PREFILL],
+        decode_curve=measured[Role.DECODE] or assumed[Role.DECODE],
+        takes_turns=False,
+        learners={role: CurveLearner.starting_at(curve) for role, curve in assumed.items()},
+    )
 
 
 def to_samples(points: Sequence[Point]) -> list[StepSample]:
@@ -109,22 +123,18 @@ def _cost(model: StepModel, points: Sequence[Point], role: Role) -> CostFit:
     )
 
 
-def _fit_curve(points: Sequence[Point], role: Role, *, takes_turns: bool) -> ShareCurve:
-    """From the lone points of one load at several shares; `TURNS` where they are too few."""
-    if takes_turns:
-        return TURNS
+def _fit_curve(points: Sequence[Point], role: Role) -> ShareCurve | None:
+    """From the lone points of one load at several shares; None where they are too few."""
     typical = _most_common_load(points, role)
     lone = [
         (float(_own(point)), float(point.wall_us))
         for point in points
         if point.setting.load == typical and point.setting.beside is None
     ]
-    curve = fit_share_curve(lone) or TURNS
-    return ShareCurve(
-        saturation_percent=curve.saturation_percent,
-        slope_beyond=curve.slope_beyond,
-        bandwidth_slowdown=_slowdown(points, role, curve),
-    )
+    curve = fit_share_curve(lone)
+    if curve is None:
+        return None
+    return replace(curve, bandwidth_slowdown=_slowdown(points, role, curve))
 
 
 def _slowdown(points: Sequence[Point], role: Role, curve: ShareCurve) -> float:

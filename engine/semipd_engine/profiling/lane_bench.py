@@ -7,7 +7,9 @@ turn (GreenContext), the caps change under them.
 from __future__ import annotations
 
 import contextlib
+import os
 import select
+import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +21,14 @@ from semipd_core.partition import Partition, Role
 from semipd_core.profile.format import Point, Setting, StepLoad
 from semipd_engine.lane.arbiter import ControlPage
 from semipd_engine.memory.manifest import Manifest
-from semipd_engine.profiling.lane_link import LaneLink, LaneLost, clock_ns, wait_for_results
+from semipd_engine.profiling.lane_link import (
+    Forked,
+    LaneLink,
+    LaneLost,
+    clock_ns,
+    open_process,
+    wait_for_results,
+)
 from semipd_engine.profiling.plans import build_plans
 from semipd_engine.profiling.timing import Sampling, build_point
 from semipd_shell.channel import Channel
@@ -41,12 +50,33 @@ class LaneBench:
     manifest: Manifest
     page: ControlPage
     listener: socket.socket
-    fork: Callable[[Role, int], None]
+    fork: Callable[[Role, int], Forked]
     sampling: Sampling = field(default_factory=Sampling)
     _lanes: dict[Role, LaneLink] = field(default_factory=dict)
 
     def measure(self, setting: Setting) -> Point:
-        """Raises: LaneLost, NotGranted."""
+        """The lanes it used stay for the next setting, unless one fails: then none does.
+
+        Raises: LaneLost, NotGranted; InvalidSpec and what `fork` raises, which other settings would meet too.
+        """
+        try:
+            return self._measure(setting)
+        except (LaneLost, NotGranted):
+            self._stop_lanes()
+            raise
+
+    def close(self) -> None:
+        """Stop the lanes."""
+        self._stop_lanes()
+        self.listener.close()
+
+    def _stop_lanes(self) -> None:
+        """Whatever goes wrong with one, the other is stopped too."""
+        for role in list(self._lanes):
+            with contextlib.suppress(LaneLost):
+                self._lanes.pop(role).stop()
+
+    def _measure(self, setting: Setting) -> Point:
         self._grant(setting.caps)
         own = self._lanes[setting.load.role]
         own_plans = self._plans(setting.load)
@@ -61,13 +91,6 @@ class LaneBench:
         self._settle(links)
         beside = links[1].results if len(links) > 1 else []
         return build_point(setting, own.results[measured_from:], beside)
-
-    def close(self) -> None:
-        """Stop the lanes; whatever goes wrong with one, the other is stopped too."""
-        for role in list(self._lanes):
-            with contextlib.suppress(LaneLost):
-                self._lanes.pop(role).stop()
-        self.listener.close()
 
     def _run(
         self,
@@ -123,20 +146,34 @@ class LaneBench:
                 self._lanes[role] = self._attach(role, percent)
 
     def _attach(self, role: Role, percent: int) -> LaneLink:
-        self.fork(role, percent)
-        ready, _, _ = select.select([self.listener], [], [], ATTACH_TIMEOUT_S)
-        if not ready:
-            raise LaneLost(f"the {role} lane with {percent} % has not attached for {ATTACH_TIMEOUT_S:.0f} s")
+        forked = self.fork(role, percent)
+        self._await_connection(forked, f"the {role} lane with {percent} %")
         connection, _ = self.listener.accept()
         channel = Channel(connection)
         try:
             hello = channel.receive()
         except EOFError as error:
-            raise LaneLost(f"the {role} lane with {percent} % ended while it attached") from error
-        assert isinstance(hello, messages.LaneHello), hello
-        if hello.granted_percent != percent:
             channel.close()
+            raise forked.last_error() from error
+        assert isinstance(hello, messages.LaneHello), hello
+        link = LaneLink(channel, hello, forked, run_ahead=self.config.run_ahead)
+        if hello.granted_percent != percent:
+            link.stop()
             raise NotGranted(
                 f"the {role} lane asked for {percent} % and was granted {hello.granted_percent} %"
             )
-        return LaneLink(channel, hello, self.config.run_ahead)
+        return link
+
+    def _await_connection(self, forked: Forked, name: str) -> None:
+        listener, process = self.listener.fileno(), open_process(forked.pid)
+        if process is None:
+            raise forked.why_ended()
+        try:
+            ready, _, _ = select.select([listener, process], [], [], ATTACH_TIMEOUT_S)
+            if not ready:
+                signal.pidfd_send_signal(process, signal.SIGKILL)  # else it would attach as another one
+                raise LaneLost(f"{name} has not attached for {ATTACH_TIMEOUT_S:.0f} s")
+        finally:
+            os.close(process)
+        if listener not in ready:
+            raise forked.why_ended()

@@ -13,8 +13,11 @@ import msgspec
 from semipd_core.profile.fit import fit_points
 from semipd_core.profile.format import Point, Profile, Setting
 from semipd_core.profile.plan import choose_next
+from semipd_engine.profiling.lane_bench import NotGranted
+from semipd_engine.profiling.lane_link import LaneLost
 from semipd_engine.profiling.timing import Sampling
 
+FAILURES_MAX = 3  # in a row: then it is not the settings
 FORK_S = 3.0  # guess of what new caps cost, before it has been seen
 
 
@@ -66,17 +69,31 @@ def measure_all(
     keep: Callable[[Profile], None],
     say: Callable[[str], None],
 ) -> Profile:
-    """Until the plan is done or the time is up; `keep` gets the profile after each point."""
+    """Until the plan is done or the time is up; `keep` gets the profile after each point.
+
+    A setting whose lanes fail is left out, for this run. Raises: what a bench raises; DeviceError after FAILURES_MAX in a row.
+    """
     profile = msgspec.structs.replace(profile, planned=len(plan))
     done = {point.setting for point in profile.points}
+    left_out = failures = 0
     while (setting := choose_next(plan, done, clock.left_s(), clock.expected_s)) is not None:
-        began_s = clock.now_s()
-        point = bench.measure(setting)
-        clock.took(setting, clock.now_s() - began_s)
         done.add(setting)
+        began_s = clock.now_s()
+        try:
+            point = bench.measure(setting)
+        except (LaneLost, NotGranted) as error:
+            left_out, failures, clock.last = left_out + 1, failures + 1, None  # other lanes come next
+            say(f"left out: {setting}: {error}")
+            if failures == FAILURES_MAX:
+                raise
+            continue
+        failures = 0
+        clock.took(setting, clock.now_s() - began_s)
         profile = extended(profile, point)
         keep(profile)
         say(f"{len(profile.points)}/{len(plan)} {setting}: {point.wall_us / 1000:.2f} ms")
+    if left_out:
+        say(f"{left_out} left out, as their lanes failed; run again to try them again")
     return profile
 
 
