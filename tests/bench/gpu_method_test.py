@@ -7,7 +7,7 @@ import statistics
 import pytest
 from gpu_bench.crossing import Attained, bootstrap, find_crossing
 from gpu_bench.live_switch import held_twice_bytes
-from gpu_bench.llama import LLAMA_8B, weights, write_model
+from gpu_bench.llama import BLOCK_VALUES, LLAMA_8B, weights, write_model
 from gpu_bench.slo_rule import targets
 from gpu_bench.steps import LIMITS, PLANS, compare, interference
 from gpu_bench.workloads import CONTEXT_TOKENS, arrivals, mixed, workloads
@@ -159,6 +159,12 @@ def test_the_random_model_has_the_size_of_llama_8b():
     assert sum(weight.num_bytes for weight in weights(LLAMA_8B)) == 2 * 8_030_261_248
 
 
+def test_no_two_rows_of_the_random_head_are_equal():
+    """Row i begins at value i x hidden of a block that repeats: equal ones would tie at each argmax."""
+    hidden, vocab = LLAMA_8B["hidden_size"], LLAMA_8B["vocab_size"]
+    assert len({row * hidden % BLOCK_VALUES for row in range(vocab)}) == vocab
+
+
 def test_the_random_model_is_one_that_the_engine_reads(tmp_path):
     from semipd_engine.model import sources
 
@@ -173,9 +179,12 @@ def test_the_random_model_is_one_that_the_engine_reads(tmp_path):
     source.write_tokenizer(tmp_path)
     from tokenizers import Tokenizer
 
+    from semipd_engine.frontend.text_stream import Detokenizer
+
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     assert tokenizer.get_vocab_size() == 400
-    assert all(tokenizer.decode([token]) for token in range(258, 400))
+    assert all(Detokenizer(tokenizer).push(token) for token in range(400)), "the client counts chunks of text"
+    assert tokenizer.decode(tokenizer.encode("a b\n").ids) == "a b\n"
     before = (directory / "config.json").stat().st_mtime_ns
     assert write_model(directory, tiny) == directory
     assert (directory / "config.json").stat().st_mtime_ns == before

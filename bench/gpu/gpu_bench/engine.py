@@ -94,4 +94,4 @@ def require_engine(file: Path) -> AgentConfig:
 
 def model_directory(out: Path) -> Path:
     """The random Llama-3.1-8B, written at the first call: outside the results, which are small."""
-    return write_model(Path(os.environ.get("SEMIPD_GPU_MODEL", f"{out}-model")), LLAMA_8B)
+    return write_model(Path(os.environ.get("SEMIPD_GPU_MODEL", f"{out}-llama")), LLAMA_8B)
