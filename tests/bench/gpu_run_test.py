@@ -6,15 +6,21 @@ import ctypes.util
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from gpu_bench.bundle import PYTHON_FILE
 from gpu_bench.parts import PARTS, Part, State, choose, next_part, seconds_for
-from gpu_bench.runner import main
+from gpu_bench.runner import end_services, main
+
+from semipd_agent.processes.identity import read_identity
+from semipd_agent.run_directory import RunDirectory
+from semipd_cli.run_directory import UpRecord, write_record
 
 ROOT = Path(__file__).parents[2]
 
@@ -126,6 +132,56 @@ def test_a_part_beyond_its_limit_is_ended_with_all_that_it_started(tmp_path):
     if (tmp_path / "pid").exists():  # a slow machine may not have come so far
         stat = Path(f"/proc/{(tmp_path / 'pid').read_text()}/stat")
         assert not stat.exists() or " Z " in stat.read_text()
+
+
+def test_a_part_told_to_end_stops_what_it_has_started(tmp_path):
+    ended = tmp_path / "ended"
+    script = f"""
+import asyncio, pathlib
+from gpu_bench.needs import run_part
+async def serve():
+    try:
+        print("serves", flush=True)
+        await asyncio.Event().wait()
+    finally:
+        await asyncio.sleep(0)
+        pathlib.Path({str(ended)!r}).touch()
+run_part(lambda: asyncio.run(serve()))
+"""
+    path = os.pathsep.join(sys.path)
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": path},
+    ) as process:
+        process.stdout.readline()
+        process.terminate()
+    assert ended.exists()
+
+
+def test_a_service_that_a_killed_part_has_left_is_ended(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as left:
+        identity = read_identity(left.pid)
+        record = UpRecord(
+            pid=identity.pid,
+            start_ticks=identity.start_ticks,
+            boot_id=identity.boot_id,
+            url="",
+            service="gpu",
+        )
+        (tmp_path / "run").mkdir()
+        write_record(RunDirectory(tmp_path / "run"), record)
+        try:
+            reaper = threading.Thread(target=left.wait)  # else it stays, as a process that has ended
+            reaper.start()
+            end_services(
+                [tmp_path, tmp_path / "none"], {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+            )
+        finally:
+            left.kill()
+            reaper.join()
+    assert left.returncode == -signal.SIGTERM
 
 
 def test_listing_runs_nothing(tmp_path, capsys):
