@@ -48,7 +48,23 @@ THREE = (part("a", "", least_s=10), part("b", "", least_s=100), part("c", "", le
     [
         pytest.param({}, set(), 500.0, "a", id="the most valuable first"),
         pytest.param({"a": State.DONE}, set(), 500.0, "b", id="not what is done"),
-        pytest.param({"a": State.NEEDS}, set(), 500.0, "a", id="what needed something is tried again"),
+        pytest.param({"a": State.FAILED}, set(), 500.0, "b", id="what never ran before what failed"),
+        pytest.param({"a": State.NEEDS, "b": State.UNFINISHED}, set(), 500.0, "c", id="and before all else"),
+        pytest.param(
+            {"a": State.NEEDS, "b": State.UNFINISHED, "c": State.DONE},
+            set(),
+            500.0,
+            "b",
+            id="then what was cut off",
+        ),
+        pytest.param(
+            {"a": State.NEEDS, "b": State.FAILED, "c": State.DONE},
+            set(),
+            500.0,
+            "a",
+            id="what needed something again",
+        ),
+        pytest.param({"a": State.NEEDS}, {"b", "c"}, 500.0, "a", id="last"),
         pytest.param({"a": State.FAILED}, {"a"}, 500.0, "b", id="but once in a call"),
         pytest.param({"a": State.DONE}, set(), 50.0, "c", id="what fits, where the next does not"),
         pytest.param({}, set(), 12.0, None, id="none in too little time"),
@@ -91,8 +107,8 @@ def test_each_part_ends_in_its_state_and_keeps_the_log_of_each_attempt(tmp_path,
         part("absent", SAYS_NEEDS),
         part("long", "raise SystemExit(3)"),
     )
-    assert run_here(tmp_path, parts) == 1
-    assert run_here(tmp_path, parts) == 1
+    assert run_here(tmp_path, parts) == 3
+    assert run_here(tmp_path, parts) == 3
     results = json.loads((tmp_path / "results.json").read_text())["parts"]
     assert {name: each["state"] for name, each in results.items()} == {
         "good": "done", "bad": "failed", "absent": "needs", "long": "unfinished",
@@ -112,12 +128,20 @@ def test_each_part_ends_in_its_state_and_keeps_the_log_of_each_attempt(tmp_path,
         pytest.param(["", ""], 0, id="all done"),
         pytest.param(["", SAYS_NEEDS], 2, id="one needs something"),
         pytest.param(["raise SystemExit(3)", ""], 3, id="time is up"),
+        pytest.param(
+            ["raise SystemExit(3)", "raise SystemExit(1)"], 3, id="another call may go on beside a failure"
+        ),
         pytest.param(["raise SystemExit(1)", SAYS_NEEDS], 1, id="a failure says more than a need"),
     ],
 )
 def test_the_exit_code_says_whether_to_call_again(scripts, exit_code, tmp_path):
     parts = tuple(part(name, script) for name, script in zip("ab", scripts, strict=True))
     assert run_here(tmp_path, parts) == exit_code
+
+
+def test_a_part_that_found_no_time_asks_for_another_call_whatever_failed(tmp_path):
+    parts = (part("bad", "raise SystemExit(1)"), part("long", "", least_s=1e6))
+    assert run_here(tmp_path, parts) == 3
 
 
 def test_a_part_beyond_its_limit_is_ended_with_all_that_it_started(tmp_path):

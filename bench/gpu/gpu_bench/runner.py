@@ -2,8 +2,8 @@
 
     bench/gpu/run --out DIR [--list] [--part NAME] [--again] [--budget-seconds 540]
 
-Exit codes: 0 all chosen parts are done, 1 one has failed, 2 one needs something that is not here or an argument is wrong,
-3 the time was up: run it again. Only what the machine has and what `bench/gpu/bundle` brought is imported.
+Exit codes: 3 the time was up before all chosen parts were run and through: run it again. Else 0 all are done, 1 one has failed, 2
+one needs something that is not here or an argument is wrong. Only what the machine and `bench/gpu/bundle` have is imported.
 """
 
 from __future__ import annotations
@@ -28,7 +28,12 @@ SOURCES = ("core", "engine", "agent", "operator", "cli", "bench", "bench/gpu")
 GRACE_S = 25.0  # of its limit, for a part that is told to end to stop the service that it has started
 LATE_S = 5.0  # beyond the seconds that it was told, until it is told to end
 RUN_DIRS = tuple(Path(f"/tmp/semipd-{use}-{os.getuid()}") for use in ("gpu", "switch"))  # noqa: S108  (of the parts' services)
-EXITS = {State.FAILED: 1, State.NEEDS: 2, State.UNFINISHED: 3, State.NOT_RUN: 3}
+EXITS = {
+    State.UNFINISHED: 3,
+    State.NOT_RUN: 3,
+    State.FAILED: 1,
+    State.NEEDS: 2,
+}  # the first that any part is in
 
 
 def main(argv: Sequence[str] | None = None, parts: Sequence[Part] = PARTS) -> int:
