@@ -113,6 +113,7 @@ class SwitchRun:
     write_file: Callable[[Path, Partition], Path] | None = (
         None  # another service, at that path; None: MPS, no policy
     )
+    start_s: float | None = None  # the most that a service may take to be ready; None: no limit
 
     async def measure(self) -> tuple[SwitchResult, RestartResult]:
         return await self.measure_switches(), await self._restart()
@@ -121,7 +122,11 @@ class SwitchRun:
         file = self._service_file(self.splits[0])
         async with (
             run_service(
-                file, self.directory / "run", say=_nothing, log=self.directory / "switch.log"
+                file,
+                self.directory / "run",
+                say=_nothing,
+                log=self.directory / "switch.log",
+                start_s=self.start_s,
             ) as service,
             open_client(service.target) as client,
         ):
@@ -177,6 +182,7 @@ class SwitchRun:
                     say=_nothing,
                     log=self.directory / "restart.log",
                     port=port,
+                    start_s=self.start_s,
                 ) as service:
                     if load is None:
                         load, sending = self._start_load(service.target)

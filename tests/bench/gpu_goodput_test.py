@@ -8,6 +8,7 @@ import json
 
 import pytest
 from gpu_bench import goodput, goodput_plan, goodput_runs
+from gpu_bench.engine import START_LIMIT_S
 from gpu_bench.goodput_plan import LONG_S, MODES, SCENES, SHORT_S, STATIC, UNIFIED, Run, cost_s, next_run
 from gpu_bench.goodput_runs import ENGINES, PINNED, GoodputRuns, attains, describe
 from gpu_bench.goodput_table import spent_s, table
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 from semipd_bench.load import Target
 from semipd_bench.outcome import CANCELLED, Outcome
-from semipd_bench.service import ServiceEnded
+from semipd_bench.service import ServiceEnded, ServiceNotReady
 from semipd_core.telemetry import SloTargets
 
 HOUR_S = 3600.0
@@ -266,6 +267,11 @@ def test_a_half_written_last_row_is_none(tmp_path):
     assert goodput.read_rows(file) == [{"slo": "tight"}]
 
 
+def test_what_a_start_takes_is_known_from_the_call_before(tmp_path):
+    assert goodput.last_start_s([]) == goodput_plan.START_S
+    assert goodput.last_start_s([{"startSeconds": 95.0}, {"startSeconds": 110.0}, {}]) == 110.0
+
+
 # --- runs ------------------------------------------------------------------------------------------------------
 
 
@@ -328,13 +334,27 @@ def test_one_engine_serves_all_splits_of_one_isolation_and_another_isolation_sta
     assert all(row["cut"] > 0 for row in rows), "answers longer than the drain"
 
 
-def test_a_service_that_does_not_start_is_refused_with_its_engine(started, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        pytest.param(ServiceEnded(2), "semipd up ended with exit code 2", id="it ends"),
+        pytest.param(
+            ServiceNotReady(150.0, ["no MPS"]),
+            "semipd up is not ready after 150 s: no MPS",
+            id="it takes too long",
+        ),
+    ],
+)
+def test_a_service_that_does_not_start_is_refused_with_its_engine(
+    error, said, started, tmp_path, monkeypatch
+):
     @contextlib.asynccontextmanager
-    async def ends(*_, **__):
-        raise ServiceEnded(2)
+    async def fails(*_, start_s, **__):
+        assert start_s == START_LIMIT_S
+        raise error
         yield
 
-    monkeypatch.setattr(goodput_runs, "run_service", ends)
+    monkeypatch.setattr(goodput_runs, "run_service", fails)
 
     async def measure():
         async with GoodputRuns(tmp_path) as runs:
@@ -343,6 +363,4 @@ def test_a_service_that_does_not_start_is_refused_with_its_engine(started, tmp_p
             )
 
     row = asyncio.run(measure())
-    assert (row["refused"], row["refusedEngine"], row["requests"]) == (
-        "semipd up ended with exit code 2", "MPS", 0,
-    )  # fmt: skip
+    assert (row["refused"], row["refusedEngine"], row["requests"]) == (said, "MPS", 0)

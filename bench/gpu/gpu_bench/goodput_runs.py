@@ -17,14 +17,22 @@ from typing import Any, Self
 
 import httpx
 
-from gpu_bench.engine import NO_SLO, SETTINGS, Mode, model_directory, require_engine, write_service
+from gpu_bench.engine import (
+    NO_SLO,
+    SETTINGS,
+    START_LIMIT_S,
+    Mode,
+    model_directory,
+    require_engine,
+    write_service,
+)
 from gpu_bench.goodput_plan import CHUNK_BUDGETS, DRAIN_S, MODES, SETTLE_S, STATIC_SPLITS, Run
 from gpu_bench.slo_rule import FACTORS, targets
 from gpu_bench.workloads import arrivals, workloads
 from semipd_bench.agent_client import AgentRefused
 from semipd_bench.load import Load, open_client
 from semipd_bench.outcome import Outcome, percentiles, tpots_ms, ttfts_ms
-from semipd_bench.service import Service, ServiceEnded, SplitRefused, run_service
+from semipd_bench.service import Service, ServiceEnded, ServiceNotReady, SplitRefused, run_service
 from semipd_bench.trace import Trace, bundled_trace, read_trace
 from semipd_core.partition import Isolation, Partition
 from semipd_core.telemetry import SloTargets
@@ -112,14 +120,14 @@ class GoodputRuns:
             outcomes = await self._load(run, trace)
             judged = {run.slo: slos[run.slo]} if MODES[run.mode].moves else slos
             row |= describe(outcomes, len(trace.requests), judged)
-        except ServiceEnded as error:
+        except (ServiceEnded, ServiceNotReady) as error:
             row |= {"refused": str(error), "refusedEngine": run.engine}
         except (SplitRefused, AgentRefused) as error:
             row |= {"refused": str(error)}
         return row | {"spentSeconds": round(time.monotonic() - began_s, 1)}
 
     async def _prepare(self, run: Run, slo: SloTargets) -> dict[str, Any]:
-        """The engine of `run`, at its split. Raises: ServiceEnded, SplitRefused, AgentRefused."""
+        """The engine of `run`, at its split. Raises: ServiceEnded, ServiceNotReady, SplitRefused, AgentRefused."""
         told: dict[str, Any] = {}
         was_warm = not run.needs_start(self.warm) and await self._is_alive()
         if not was_warm:
@@ -212,6 +220,7 @@ class GoodputRuns:
             say=_nothing,
             log=log,
             environment={**SETTINGS, **(mode.settings or {})},
+            start_s=START_LIMIT_S,
         ) as service:
             yield service
 

@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[3]
 SOURCES = ("core", "engine", "agent", "operator", "cli", "bench", "bench/gpu")
 GRACE_S = 25.0  # of its limit, for a part that is told to end to stop the service that it has started
 LATE_S = 5.0  # beyond the seconds that it was told, until it is told to end
+DRIVER_PROGRAMS = "/usr/local/nvidia/bin"  # where containers find the MPS daemon, on no PATH
 RUN_DIRS = tuple(Path(f"/tmp/semipd-{use}-{os.getuid()}") for use in ("gpu", "switch"))  # noqa: S108  (of the parts' services)
 EXITS = {
     State.UNFINISHED: 3,
@@ -153,6 +154,7 @@ def _environment(bundle: Path) -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": os.pathsep.join([*paths, *([inherited] if inherited else [])]),
         "PYTHONUNBUFFERED": "1",
+        "PATH": os.pathsep.join([os.environ.get("PATH", os.defpath), DRIVER_PROGRAMS]),
     }
 
 
