@@ -6,11 +6,23 @@ import asyncio
 import contextlib
 import json
 
+import httpx
 import pytest
 from gpu_bench import goodput, goodput_plan, goodput_runs
 from gpu_bench.engine import START_LIMIT_S
-from gpu_bench.goodput_plan import LONG_S, MODES, SCENES, SHORT_S, STATIC, UNIFIED, Run, cost_s, next_run
-from gpu_bench.goodput_runs import ENGINES, PINNED, GoodputRuns, attains, describe
+from gpu_bench.goodput_plan import (
+    LONG_S,
+    MODES,
+    SCENES,
+    SHORT_S,
+    STATIC,
+    UNIFIED,
+    Run,
+    cost_s,
+    is_refused,
+    next_run,
+)
+from gpu_bench.goodput_runs import ENGINES, PINNED, GoodputRuns, NoSlo, attains, describe
 from gpu_bench.goodput_table import spent_s, table
 from gpu_bench.needs import EXIT_TIME_IS_UP
 from gpu_bench.rate_search import BOTTOM, TOP
@@ -19,7 +31,7 @@ from hypothesis import strategies as st
 
 from semipd_bench.load import Target
 from semipd_bench.outcome import CANCELLED, Outcome
-from semipd_bench.service import ServiceEnded, ServiceNotReady
+from semipd_bench.service import ServiceEnded, ServiceNotReady, SplitRefused
 from semipd_core.telemetry import SloTargets
 
 HOUR_S = 3600.0
@@ -142,13 +154,34 @@ def test_the_first_run_of_another_mode_is_where_the_one_before_crossed():
 # --- what is refused, and what is not measured -----------------------------------------------------------------
 
 
-def test_an_engine_that_this_machine_cannot_run_is_tried_once_and_ends_no_other():
+def test_an_engine_that_this_machine_cannot_run_is_tried_twice_and_ends_no_other():
     rows, _ = play(3 * HOUR_S, refused_engines=("MPS",))
-    assert sum("refused" in row for row in rows) == 1
+    assert sum("refused" in row for row in rows) == 2
     found = states(rows)
     assert {found[mode.name] for mode in STATIC.modes} == {"refused"}
     assert found["dynamic GreenContext"] == found["Unified, 512 tokens a step"] == "measured"
     assert all(each["ratio"] is None for each in table(rows)["targets"] if each["mode"] == "dynamic MPS")
+
+
+@pytest.mark.parametrize(
+    ("fields", "mode", "gives_up_after"),
+    [
+        pytest.param({"refused": "not granted"}, "MPS (60, 100)", 2, id="a split that is not granted"),
+        pytest.param(
+            {"refused": "exit code 2", "refusedEngine": "MPS"},
+            "dynamic MPS",
+            2,
+            id="an engine that does not start",
+        ),
+        pytest.param({"uncounted": "ReadTimeout"}, "MPS (60, 100)", 4, id="runs that say nothing"),
+    ],
+)
+def test_a_mode_is_given_up_after_so_many_such_runs(fields, mode, gives_up_after):
+    run = Run(slo="tight", workload="conv", mode="MPS (60, 100)", rate_per_s=16.0, seconds=SHORT_S)
+    rows = [row_of(run, requests=0, attained={}, **fields)] * gives_up_after
+    assert is_refused(rows, mode)
+    assert not is_refused(rows[1:], mode)
+    assert not is_refused(rows, "Unified, 512 tokens a step")
 
 
 def test_nothing_measured_is_said_of_every_mode_and_compared_with_nothing():
@@ -332,6 +365,73 @@ def test_one_engine_serves_all_splits_of_one_isolation_and_another_isolation_sta
     assert rows[0]["requests"] == rows[1]["requests"] > 0
     assert all(row["sent"] == row["requests"] and row["failed"] == 0 for row in rows)
     assert all(row["cut"] > 0 for row in rows), "answers longer than the drain"
+
+
+@pytest.mark.parametrize(
+    ("error", "key"),
+    [
+        pytest.param(SplitRefused("not granted"), "refused", id="a split that is not granted"),
+        pytest.param(httpx.ReadTimeout("slow"), "uncounted", id="an agent that does not answer"),
+    ],
+)
+def test_after_a_split_that_fails_the_next_try_begins_with_another_engine(
+    error, key, started, tmp_path, monkeypatch
+):
+    async def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(PlayedService, "set_split", fail)
+
+    async def measure():
+        async with GoodputRuns(tmp_path) as runs:
+            row = await runs.measure(
+                Run(slo="tight", workload="conv", mode="MPS (80, 100)", rate_per_s=8.0, seconds=0.5)
+            )
+            return row, runs.warm
+
+    row, warm = asyncio.run(measure())
+    assert row[key].endswith(str(error))
+    assert (row["requests"], warm) == (0, None)
+
+
+@pytest.mark.parametrize(
+    ("ends", "refuse_every", "found"),
+    [
+        pytest.param([], 0, "None", id="without partition"),
+        pytest.param(["None"], 0, "Unified 2048", id="unified, where that does not start"),
+        pytest.param(["None", "Unified 2048"], 0, None, id="none where nothing starts"),
+        pytest.param([], 3, None, id="none of requests that failed"),
+    ],
+)
+def test_an_slo_comes_from_single_requests_that_are_all_complete(
+    ends, refuse_every, found, started, tmp_path, monkeypatch, fake_openai
+):
+    fake_openai.ttft_s = fake_openai.tpot_s = 0.0
+    fake_openai.refuse_every = refuse_every
+    serve = GoodputRuns._service
+
+    @contextlib.asynccontextmanager
+    async def service(self, mode, slo, log):
+        if mode.name in ends:
+            raise ServiceEnded(2)
+        async with serve(self, mode, slo, log) as served:
+            yield served
+
+    monkeypatch.setattr(GoodputRuns, "_service", service)
+    monkeypatch.setattr(goodput_runs, "SINGLE_REQUESTS", 3)
+
+    async def learn():
+        async with GoodputRuns(tmp_path) as runs:
+            await runs.learn_slo("mixed")
+
+    if found is None:
+        with pytest.raises(NoSlo, match="no SLO for mixed: None: "):
+            asyncio.run(learn())
+    else:
+        asyncio.run(learn())
+    learned = json.loads((tmp_path / "single.json").read_text())
+    assert learned.get("mixed", {}).get("engine") == found
+    assert found is None or len(learned["mixed"]["tpotsMs"]) == 3
 
 
 @pytest.mark.parametrize(

@@ -34,11 +34,13 @@ from semipd_bench.load import Load, open_client
 from semipd_bench.outcome import Outcome, percentiles, tpots_ms, ttfts_ms
 from semipd_bench.service import Service, ServiceEnded, ServiceNotReady, SplitRefused, run_service
 from semipd_bench.trace import Trace, bundled_trace, read_trace
+from semipd_core.errors import SemipdError
 from semipd_core.partition import Isolation, Partition
 from semipd_core.telemetry import SloTargets
 
 SEED = "run-1"
 SINGLE_REQUESTS = 20
+SINGLE_ENGINES = ("None", "Unified 2048")  # the second where the first does not serve
 
 
 def _split(prefill_percent: int, decode_percent: int) -> Partition:
@@ -61,6 +63,10 @@ ENGINES = {
     },
 }
 PINNED = {f"MPS ({p}, {d})": _split(p, d) for p, d in ((100, 100), (80, 100), *STATIC_SPLITS)}
+
+
+class NoSlo(SemipdError):
+    """Nothing here answers single requests, without which there is no SLO to judge by."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +112,7 @@ class GoodputRuns:
         return float(sum(single["spentSeconds"] for single in self._singles().values()))
 
     async def measure(self, run: Run) -> dict[str, Any]:
-        """The run's row; `refused` in it where this machine cannot. Its SLO is known."""
+        """The run's row, with why it is `refused` (this machine cannot) or `uncounted` (it says nothing). Its SLO is known."""
         began_s = time.monotonic()
         slos = self._slos(run.workload)
         row: dict[str, Any] = {
@@ -123,7 +129,11 @@ class GoodputRuns:
         except (ServiceEnded, ServiceNotReady) as error:
             row |= {"refused": str(error), "refusedEngine": run.engine}
         except (SplitRefused, AgentRefused) as error:
+            await self._stop()  # another try begins anew
             row |= {"refused": str(error)}
+        except httpx.HTTPError as error:
+            await self._stop()
+            row |= {"uncounted": f"{type(error).__name__}: {error}"}
         return row | {"spentSeconds": round(time.monotonic() - began_s, 1)}
 
     async def _prepare(self, run: Run, slo: SloTargets) -> dict[str, Any]:
@@ -193,23 +203,43 @@ class GoodputRuns:
         return json.loads(self._file.read_text()) if self._file.exists() else {}
 
     async def learn_slo(self, workload: str) -> None:
-        """One request after the other, of the workload's lengths: once for all calls. Raises: ServiceEnded."""
+        """One request after the other, of the workload's lengths: once for all calls. Raises: NoSlo."""
         began_s = time.monotonic()
         await self._stop()
-        trace = arrivals(self._workloads[workload], rate_per_s=1.0, seed=f"{workload}-single", run_s=600.0)
+        problems = []
+        for engine in SINGLE_ENGINES:
+            try:
+                outcomes = await self._send_singles(workload, engine)
+            except (ServiceEnded, ServiceNotReady, httpx.HTTPError) as error:
+                problems.append(f"{engine}: {error}")
+                continue
+            failed = [outcome.error for outcome in outcomes if outcome.error is not None]
+            if failed:
+                problems.append(
+                    f"{engine}: {len(failed)} of {len(outcomes)} requests failed, first: {failed[0]}"
+                )
+                continue
+            single = {
+                "engine": engine, "ttftsMs": ttfts_ms(outcomes), "tpotsMs": tpots_ms(outcomes),
+                "spentSeconds": round(time.monotonic() - began_s, 1),
+            }  # fmt: skip
+            self._file.write_text(json.dumps(self._singles() | {workload: single}, indent=1))
+            return
+        raise NoSlo(f"no SLO for {workload}: {'; '.join(problems)}")
+
+    async def _send_singles(self, workload: str, engine: str) -> list[Outcome]:
+        """SINGLE_REQUESTS outcomes. Raises: ServiceEnded, ServiceNotReady."""
+        seed = f"{workload}-single"
+        trace = arrivals(self._workloads[workload], rate_per_s=1.0, seed=seed, run_s=600.0)
+        log = self._out / "logs" / f"single-{workload}-{engine}.log".replace(" ", "_")
         async with (
-            self._service(ENGINES["None"], NO_SLO, self._out / "logs" / f"single-{workload}.log") as service,
+            self._service(ENGINES[engine], NO_SLO, log) as service,
             open_client(service.target) as client,
         ):
-            load = Load(service.target, seed=f"{workload}-single", clock=time.monotonic)
+            load = Load(service.target, seed=seed, clock=time.monotonic)
             for index, request in enumerate(trace.requests[: SINGLE_REQUESTS + 1]):
                 await load.send(client, index, request)
-        outcomes = load.outcomes[1:]  # the first meets cold caches
-        single = {
-            "ttftsMs": ttfts_ms(outcomes), "tpotsMs": tpots_ms(outcomes),
-            "spentSeconds": round(time.monotonic() - began_s, 1),
-        }  # fmt: skip
-        self._file.write_text(json.dumps(self._singles() | {workload: single}, indent=1))
+        return load.outcomes[1:]  # the first meets cold caches
 
     @contextlib.asynccontextmanager
     async def _service(self, mode: Mode, slo: SloTargets, log: Path) -> AsyncIterator[Service]:
