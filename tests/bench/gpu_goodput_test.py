@@ -19,13 +19,15 @@ from gpu_bench.goodput_plan import (
     UNIFIED,
     Run,
     cost_s,
+    curve,
     is_refused,
     next_run,
 )
-from gpu_bench.goodput_runs import ENGINES, PINNED, GoodputRuns, NoSlo, attains, describe
+from gpu_bench.goodput_runs import ENGINES, PINNED, GoodputRuns, NoSlo
 from gpu_bench.goodput_table import spent_s, table
 from gpu_bench.needs import EXIT_TIME_IS_UP
 from gpu_bench.rate_search import BOTTOM, TOP
+from gpu_bench.verdicts import attains, describe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -210,9 +212,9 @@ def test_every_mode_of_the_plan_has_an_engine_and_static_ones_their_split():
 SLO = SloTargets(ttft_percentile=90, ttft_ms=200, tpot_percentile=90, tpot_ms=50)
 
 
-def outcome(token_s, error=None, wanted=100):
+def outcome(token_s, error=None, wanted=100, sent_s=0.0):
     return Outcome(
-        index=0, planned_s=0.0, sent_s=0.0, prompt_tokens=8, wanted_tokens=wanted, output_tokens=len(token_s),
+        index=0, planned_s=0.0, sent_s=sent_s, prompt_tokens=8, wanted_tokens=wanted, output_tokens=len(token_s),
         token_s=tuple(token_s), status=200, error=error,
     )  # fmt: skip
 
@@ -224,17 +226,32 @@ def outcome(token_s, error=None, wanted=100):
         pytest.param(outcome([0.1, 0.2]), False, id="complete, tokens too slow"),
         pytest.param(outcome([0.1, 0.14], CANCELLED), True, id="cut, as fast as it should so far"),
         pytest.param(outcome([0.1, 0.2], CANCELLED), False, id="cut, too slow so far"),
+        pytest.param(outcome([0.04, 0.05], CANCELLED), False, id="cut, stalled since its last token"),
+        pytest.param(outcome([0.05], CANCELLED), False, id="cut, stalled since its first token"),
+        pytest.param(outcome([0.05, 0.06], CANCELLED, wanted=2), True, id="cut when all tokens had come"),
+        pytest.param(
+            outcome([0.25, 0.29], sent_s=0.1), False, id="in time since it was sent, late since it was due"
+        ),
         pytest.param(outcome([], CANCELLED), False, id="cut before its first token"),
         pytest.param(outcome([0.1, 0.14], "HTTP 500"), False, id="failed"),
     ],
 )
 def test_a_request_attains(given_outcome, holds):
-    assert attains(given_outcome, SLO) is holds
+    assert attains(given_outcome, SLO, cut_s=0.17) is holds
 
 
 def test_a_request_that_was_due_and_never_sent_has_missed():
-    found = describe([outcome([0.1, 0.14])], 4, {"tight": SLO})
+    found = describe([outcome([0.1, 0.14])], 4, {"tight": SLO}, cut_s=75.0)
     assert (found["requests"], found["sent"], found["attained"]) == (4, 1, {"tight": 1})
+
+
+@pytest.mark.parametrize(("sent_s", "counts"), [(0.05, True), (0.06, False)])
+def test_a_run_whose_client_was_late_does_not_count(sent_s, counts):
+    row = row_of(Run(slo="tight", workload="conv", mode="MPS (60, 100)", rate_per_s=16.0, seconds=SHORT_S))
+    row |= describe([outcome([0.1, 0.14], sent_s=sent_s)], 1, {"tight": SLO}, cut_s=75.0)
+    assert row["lateP99Ms"] == pytest.approx(1e3 * sent_s)
+    assert bool(curve([row], "tight", "conv", "MPS (60, 100)", SHORT_S)) is counts
+    assert describe([], 4, {"tight": SLO}, cut_s=75.0)["lateP99Ms"] is None
 
 
 # --- calls -----------------------------------------------------------------------------------------------------

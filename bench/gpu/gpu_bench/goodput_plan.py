@@ -103,12 +103,16 @@ class Run:
 
 
 def curve(rows: Iterable[Row], slo: str, workload: str, mode: str, seconds: float) -> list[Row]:
-    """Runs that count for one curve: a split that does not move knows no SLO, so that its runs are judged by each."""
+    """Runs that count for one curve: a split that does not move knows no SLO, so that its runs are judged by each.
+
+    Not those of a client that was late itself.
+    """
     return [
         row
         for row in rows
         if (row["workload"], row["mode"], row.get("seconds")) == (workload, mode, seconds)
         and row.get("requests")
+        and not row.get("uncounted")
         and slo in row["attained"]
     ]
 

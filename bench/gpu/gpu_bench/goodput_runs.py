@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -28,10 +28,11 @@ from gpu_bench.engine import (
 )
 from gpu_bench.goodput_plan import CHUNK_BUDGETS, DRAIN_S, MODES, SETTLE_S, STATIC_SPLITS, Run
 from gpu_bench.slo_rule import FACTORS, targets
+from gpu_bench.verdicts import describe
 from gpu_bench.workloads import arrivals, workloads
 from semipd_bench.agent_client import AgentRefused
 from semipd_bench.load import Load, open_client
-from semipd_bench.outcome import Outcome, percentiles, tpots_ms, ttfts_ms
+from semipd_bench.outcome import Outcome, tpots_ms, ttfts_ms
 from semipd_bench.service import Service, ServiceEnded, ServiceNotReady, SplitRefused, run_service
 from semipd_bench.trace import Trace, bundled_trace, read_trace
 from semipd_core.errors import SemipdError
@@ -123,9 +124,9 @@ class GoodputRuns:
         try:
             row |= await self._prepare(run, slos[run.slo])
             trace = self._arrivals(run)
-            outcomes = await self._load(run, trace)
+            outcomes, cut_s = await self._load(run, trace)
             judged = {run.slo: slos[run.slo]} if MODES[run.mode].moves else slos
-            row |= describe(outcomes, len(trace.requests), judged)
+            row |= describe(outcomes, len(trace.requests), judged, cut_s)
         except (ServiceEnded, ServiceNotReady) as error:
             row |= {"refused": str(error), "refusedEngine": run.engine}
         except (SplitRefused, AgentRefused) as error:
@@ -162,7 +163,8 @@ class GoodputRuns:
         draw, seed = self._workloads[run.workload], f"{run.workload}-{SEED}"
         return arrivals(draw, rate_per_s=run.rate_per_s, seed=seed, run_s=run.seconds)
 
-    async def _load(self, run: Run, trace: Trace) -> list[Outcome]:
+    async def _load(self, run: Run, trace: Trace) -> tuple[list[Outcome], float]:
+        """The outcomes, and when what was open was cut: seconds of the load's clock."""
         assert self._warm is not None
         target = self._warm.service.target
         async with open_client(target) as client:
@@ -170,7 +172,8 @@ class GoodputRuns:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(run.seconds + DRAIN_S[run.seconds]):
                     await load.run(client, trace.requests)
-        return load.outcomes
+            cut_s = load.now_s
+        return load.outcomes, cut_s
 
     async def _start(self, run: Run, slo: SloTargets, name: str) -> str:
         """Its log's name, relative to the results."""
@@ -253,29 +256,6 @@ class GoodputRuns:
             start_s=START_LIMIT_S,
         ) as service:
             yield service
-
-
-def describe(outcomes: list[Outcome], num_requests: int, slos: Mapping[str, SloTargets]) -> dict[str, Any]:
-    """`attained` by SLO, of all requests that were due, sent or not. An answer that was cut off is judged by its TPOT so far."""
-    ttft, tpot = percentiles(ttfts_ms(outcomes)), percentiles(tpots_ms(outcomes))
-    return {
-        "requests": num_requests,
-        "sent": len(outcomes),
-        "attained": {name: sum(attains(each, slo) for each in outcomes) for name, slo in slos.items()},
-        "failed": sum(not o.is_complete and not o.is_cancelled for o in outcomes),
-        "cut": sum(o.is_cancelled for o in outcomes),
-        "ttftP90Ms": None if ttft is None else ttft.p90,
-        "tpotP90Ms": None if tpot is None else tpot.p90,
-        "verdicts": [[o.index, o.ttft_ms, o.tpot_ms, o.error] for o in outcomes],
-    }
-
-
-def attains(outcome: Outcome, slo: SloTargets) -> bool:
-    """Whoever has no first token by the end of the drain, which is longer than any TTFT target, has missed."""
-    if not outcome.is_cancelled:
-        return outcome.attains(slo)
-    in_time = outcome.ttft_ms is not None and outcome.ttft_ms <= slo.ttft_ms
-    return in_time and (outcome.tpot_ms is None or outcome.tpot_ms <= slo.tpot_ms)
 
 
 def _nothing(line: str) -> None:
