@@ -6,7 +6,7 @@ import statistics
 
 import pytest
 from gpu_bench.crossing import Attained, bootstrap, find_crossing
-from gpu_bench.live_switch import attempt, held_twice_bytes, left_of
+from gpu_bench.live_switch import CASES, attempt, held_twice_bytes, left_of
 from gpu_bench.llama import BLOCK_VALUES, LLAMA_8B, weights, write_model
 from gpu_bench.slo_rule import targets
 from gpu_bench.steps import LIMITS, PLANS, compare, interference
@@ -148,19 +148,28 @@ def test_interference_is_the_time_together_over_the_lone_time():
 
 
 def test_memory_held_twice_is_what_a_switch_adds_to_the_steady_state():
-    assert held_twice_bytes([100, 100, 100, 160, 100]) == 60
+    steady, switching = [("steady", 100)] * 3, [("switching", used) for used in (100, 160, 100)]
+    others = [("", 0), ("", 500), *[("resting", 150)] * 9]
+    assert held_twice_bytes([*others, *steady, *switching]) == 60
+    assert held_twice_bytes([*others, *steady]) is None
     assert held_twice_bytes([]) is None
+
+
+@pytest.mark.parametrize("isolation", ["MPS", "GreenContext"])
+def test_switches_of_each_isolation_change_both_shares_in_some_case(isolation):
+    pairs = [case.splits for case in CASES.values() if case.isolation == isolation]
+    assert any(a[0] != b[0] and a[1] != b[1] for a, b in pairs)
 
 
 def test_an_isolation_that_does_not_serve_ends_no_other_and_is_tried_again_last():
     def refuses():
         raise RuntimeError("no MPS")
 
-    assert left_of({}) == ["MPS", "GreenContext"]
+    assert left_of({}) == [*CASES]
     found = {"MPS": attempt(refuses)}
     assert found == {"MPS": {"failed": "RuntimeError: no MPS"}}
-    assert left_of(found) == ["GreenContext", "MPS"]
-    assert left_of({"MPS": {"gapRatio": 1.0}}) == ["GreenContext"]
+    assert left_of(found) == ["GreenContext", "MPS, both shares", "MPS"]
+    assert left_of({"MPS": {"gapRatio": 1.0}}) == ["GreenContext", "MPS, both shares"]
 
 
 # --- the model -------------------------------------------------------------------------------------------------
