@@ -26,7 +26,7 @@ from gpu_bench.goodput_plan import (
 from gpu_bench.goodput_runs import ENGINES, PINNED, GoodputRuns, NoSlo
 from gpu_bench.goodput_table import spent_s, table
 from gpu_bench.needs import EXIT_TIME_IS_UP
-from gpu_bench.rate_search import BOTTOM, TOP
+from gpu_bench.rate_search import BOTTOM, TOP, rate_of
 from gpu_bench.verdicts import attains, describe
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -198,6 +198,25 @@ def test_short_runs_alone_give_a_bracket_and_no_goodput():
     entry = table(rows)["modes"][0]
     assert (entry["state"], entry["goodputPerS"]) == ("short runs only", None)
     assert entry["keepsPerS"] < TRUE_PER_S["dynamic MPS"] < entry["losesPerS"]
+
+
+@pytest.mark.parametrize(
+    ("dynamic", "static", "meets"),
+    [
+        pytest.param((55, 58), (51, 54), True, id="both three steps apart"),
+        pytest.param((48, 60), (51, 54), None, id="the moving split coarsely"),
+        pytest.param((55, 58), (48, 60), None, id="what it is held against coarsely"),
+    ],
+)
+def test_a_target_is_met_or_missed_only_by_what_is_decided_on_both_sides(dynamic, static, meets):
+    rows = [
+        row_of(Run(slo="tight", workload="conv", mode=mode, rate_per_s=rate_of(step), seconds=LONG_S))
+        for mode, steps in (("dynamic MPS", dynamic), ("MPS (100, 100)", static))
+        for step in steps
+    ]
+    told = told_of(rows)["MPS (100, 100)"]
+    assert told["ratio"] > 1.1
+    assert told["meets"] is meets
 
 
 def test_every_mode_of_the_plan_has_an_engine_and_static_ones_their_split():
