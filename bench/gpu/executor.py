@@ -3,26 +3,24 @@
     PYTHONPATH=engine:core python bench/gpu/executor.py --out out/gpu/executor.jsonl
 
 Needs torch, triton, msgspec, structlog and numpy. Prints one JSON line per case; a case that is right is not run again. Exit
-codes: 0 all cases are right, 1 one is wrong or failed, 2 no GPU, 3 time is up: run it again. `--tiny` under
+codes: 0 all cases are right, 1 one is wrong or failed, 2 no GPU, 3 time is up, or CUDA failed: run it again. `--tiny` under
 TRITON_INTERPRET=1, with `tests/fixtures` on PYTHONPATH, checks a tiny model without a GPU and times nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from case_results import describe_machine, read_done
+from case_results import Case, describe_machine, run_cases
 from executor_steps import Sequenced, TimedStep, build_plan, engine_config, run
 from random_model import BLOCK_TOKENS, DEEPSEEK_EXPERTS, RandomArenas, build_arenas
 
@@ -38,7 +36,6 @@ from semipd_engine.model.experts import compute_grouped, compute_looped, is_grou
 from semipd_engine.model.ranks import LoneRank
 from semipd_shell import log
 
-TIME_IS_UP = 3
 DECODE_ROWS = (1, 8, 64, 256)
 DECODE_CONTEXT_TOKENS = 1024
 DECODE_STEPS = 64
@@ -64,24 +61,7 @@ def main() -> int:
     log.configure("executor")  # no line for each step
     torch.backends.cuda.matmul.allow_tf32 = False
     machine = describe_machine("cpu" if arguments.tiny else "cuda")
-    done = read_done(arguments.out, machine)
-    is_right = True
-    for name, measure in _cases(is_tiny=arguments.tiny):
-        if name in done:
-            continue
-        if time.monotonic() - begin > arguments.seconds:
-            return TIME_IS_UP
-        try:
-            result = {**machine, "case": name, **measure()}
-        except Exception:
-            result = {**machine, "case": name, "right": False, "failed": traceback.format_exc()}
-        is_right = is_right and result["right"]
-        line = json.dumps(result)
-        print(line, flush=True)
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        with arguments.out.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-    return 0 if is_right else 1
+    return run_cases(_cases(is_tiny=arguments.tiny), arguments.out, machine, begin + arguments.seconds)
 
 
 def _parse_arguments() -> argparse.Namespace:
@@ -92,7 +72,7 @@ def _parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _cases(*, is_tiny: bool) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+def _cases(*, is_tiny: bool) -> Iterator[Case]:
     if is_tiny:
         yield "tokens of the CPU, tiny", lambda: _compare("tiny", prompt_tokens=6, steps=2)
         return

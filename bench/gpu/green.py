@@ -12,7 +12,7 @@ import json
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,13 @@ def ask_change(green: GreenContexts) -> Answer:
     return {"right": True, "microseconds": round((time.perf_counter() - begin) * 1000, 2)}
 
 
-QUESTIONS = (ask_confinement, ask_graphs, ask_order, ask_change)
+Question = tuple[str, Callable[[GreenContexts], Answer]]
+QUESTIONS: tuple[Question, ...] = (
+    ("confinement", ask_confinement),
+    ("graphs", ask_graphs),
+    ("order", ask_order),
+    ("change", ask_change),
+)
 
 
 def main() -> int:
@@ -133,7 +139,7 @@ def main() -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     torch.zeros(1, device="cuda")
     free_bytes, begin = torch.cuda.mem_get_info()[0], time.perf_counter()
-    answers: list[Answer] = []
+    machine = {"gpu": torch.cuda.get_device_name(0), "torch": torch.__version__, "triton": triton.__version__}
     with GreenContexts(LibcudaGreen(), 0, ANY) as green:
         made = {
             "right": len(green.pairs) > 1,
@@ -142,17 +148,22 @@ def main() -> int:
             "seconds": round(time.perf_counter() - begin, 3),
             "bytes": free_bytes - torch.cuda.mem_get_info()[0],
         }
-        answers.append({"question": "make", **made})
-        answers += [
-            {"question": ask.__name__.removeprefix("ask_"), **answer(ask, green)} for ask in QUESTIONS
-        ]
+        is_right = write_all(out, machine, [("make", lambda _: made), *QUESTIONS], green)
         torch.cuda.synchronize()
-    machine = {"gpu": torch.cuda.get_device_name(0), "torch": torch.__version__, "triton": triton.__version__}
+    return 0 if is_right else 1
+
+
+def write_all(out: Path, machine: Answer, questions: Sequence[Question], green: GreenContexts) -> bool:
+    """Each answer as soon as it is there: a question that hangs or kills the process costs no other. Whether all are right."""
+    is_right = True
     with out.open("a", encoding="utf-8") as file:
-        for each in answers:
-            file.write(json.dumps({**machine, **each}) + "\n")
-            print(each)
-    return 0 if all(each["right"] for each in answers) else 1
+        for name, question in questions:
+            line = {"question": name, **answer(question, green)}
+            file.write(json.dumps({**machine, **line}) + "\n")
+            file.flush()
+            print(line, flush=True)
+            is_right = is_right and line["right"]
+    return is_right
 
 
 def answer(question: Callable[[GreenContexts], Answer], green: GreenContexts) -> Answer:

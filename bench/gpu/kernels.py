@@ -3,17 +3,16 @@
     PYTHONPATH=engine:core python bench/gpu/kernels.py --out out/gpu/kernels.jsonl
 
 Needs torch, triton, msgspec and numpy; cases of FlashInfer are skipped where it cannot serve, and say why. Exit codes: 0 all
-cases are right, 1 one is wrong or failed, 2 no GPU, 3 time is up: run it again. `--tiny` under TRITON_INTERPRET=1 checks small
-shapes on a CPU and times nothing.
+cases are right, 1 one is wrong or failed, 2 no GPU, 3 time is up, or CUDA failed: run it again. `--tiny` under TRITON_INTERPRET=1
+checks small shapes on a CPU and times nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
-import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,8 @@ import kernel_shapes
 import torch
 import triton
 import triton.testing
-from case_results import describe_machine, read_done
+from case_results import describe_machine, run_cases
 from flashinfer_rows import LacksFlashInfer
-
-TIME_IS_UP = 3
 
 
 def main() -> int:
@@ -38,22 +35,13 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    machine = describe_machine(device)
-    done = read_done(arguments.out, machine)
-    is_right = True
-    for case in kernel_shapes.tiny_cases() if arguments.tiny else kernel_shapes.full_cases():
-        if case.name in done:
-            continue
-        if time.monotonic() - begin > arguments.seconds:
-            return TIME_IS_UP
-        try:
-            result = {**machine, "case": case.name, **_measure(case, device)}
-        except LacksFlashInfer as lack:
-            print(json.dumps({"case": case.name, "skipped": str(lack)}), flush=True)
-            continue
-        is_right = is_right and result["right"]
-        _append(arguments.out, result)
-    return 0 if is_right else 1
+    cases = kernel_shapes.tiny_cases() if arguments.tiny else kernel_shapes.full_cases()
+    return run_cases(
+        ((case.name, partial(_measure, case, device)) for case in cases),
+        arguments.out,
+        describe_machine(device),
+        begin + arguments.seconds,
+    )
 
 
 def _parse_arguments() -> argparse.Namespace:
@@ -67,17 +55,14 @@ def _parse_arguments() -> argparse.Namespace:
 
 
 def _measure(case: kernel_cases.Case, device: str) -> dict[str, Any]:
-    """A case that fails is a result too. Raises: LacksFlashInfer."""
     try:
         work = case.build(device)
         errors = work.errors()
         result: dict[str, Any] = {"right": all(error <= 1.0 for error in errors.values()), "errors": errors}
         if device == "cuda":
             result |= _time(work)
-    except LacksFlashInfer:
-        raise
-    except Exception:
-        return {"right": False, "failed": traceback.format_exc()}
+    except LacksFlashInfer as lack:
+        return {"skipped": str(lack)}
     return result
 
 
@@ -93,14 +78,6 @@ def _time(work: kernel_cases.Work) -> dict[str, Any]:
         "gb_per_s": work.num_bytes / median_ms / 1e6,
         "tflop_per_s": work.flops / median_ms / 1e9,
     }
-
-
-def _append(out: Path, result: dict[str, Any]) -> None:
-    line = json.dumps(result)
-    print(line, flush=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def main() -> int:
     if sys.argv[1:2] == ["lane"]:
         return lane(json.loads(sys.argv[2]))
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--out", type=Path, required=True, help="file of JSON lines, written anew")
+    parser.add_argument("--out", type=Path, required=True, help="file of JSON lines")
     out = parser.parse_args().out
     driver = Libcuda()
     try:
@@ -50,13 +50,14 @@ def main() -> int:
         return 2
     out.parent.mkdir(parents=True, exist_ok=True)
     is_as_said = True
-    with out.open("w", encoding="utf-8") as file:
+    with out.open("a", encoding="utf-8") as file:
         for case, result in cases(driver):
             line = json.dumps(
                 {"case": case, "gpu": driver.name(0), "driver_cuda": driver.version(), **result}
             )
             print(line, flush=True)
             file.write(line + "\n")
+            file.flush()
             is_as_said = is_as_said and result["right"]
     return 0 if is_as_said else 1
 

@@ -224,18 +224,31 @@ def sm_list():
     return [*range(8, total - 3, 8), None]
 
 
+def each_size(sizes, rows_at):
+    """The rows of each number of SMs; one that fails says so, and ends no other."""
+    rows = []
+    for want in sizes:
+        try:
+            rows += rows_at(want)
+        except Exception as e:
+            rows.append({"want": want, "error": repr(e)[:400]})
+    return rows
+
+
 def green_alone():
     """Step time of each phase on n SMs, nothing else running."""
-    load, rows = Load(), []
-    for want in sm_list():
+    load = Load()
+
+    def at(want):
         stream, _, (sms, _) = green_streams(want)
         row = {"sms": sms}
         for t in PREFILL:
             row[f"prefill_{t}_ms"] = stats(timed(load.graph(load.prefill(t), stream), 5))["p50"]
         for b in DECODE:
             row[f"decode_{b}_ms"] = stats(timed(load.graph(load.decode(b), stream), 8))["p50"]
-        rows.append(row)
-    return rows
+        return [row]
+
+    return each_size(sm_list(), at)
 
 
 def together(gp, gd, ms_p, ms_d):
@@ -278,13 +291,15 @@ def green_together():
             "alone": [base_p, base_d],
         }
     )
-    for want in sm_list()[:-1]:
+
+    def at(want):
+        found = []
         sp, sd, (np_, decode_sms) = green_streams(want)
         gp = load.graph(step_p, sp)
         if sd is not None:
             gd = load.graph(step_d, sd)
             p, d = together(gp, gd, base_p * total / np_, base_d)
-            rows.append(
+            found.append(
                 {
                     "prefill_sms": np_,
                     "decode_sms": decode_sms,
@@ -293,10 +308,12 @@ def green_together():
                 }
             )
         p, d = together(gp, uncapped_d, base_p * total / np_, base_d)
-        rows.append(
+        found.append(
             {"prefill_sms": np_, "decode_sms": "all", "prefill_2048_ms": stats(p), "decode_64_ms": stats(d)}
         )
-    return rows
+        return found
+
+    return rows + each_size(sm_list()[:-1], at)
 
 
 def green_cost():
@@ -304,17 +321,19 @@ def green_cost():
     import torch
 
     load = Load()
-    out = []
-    for want in (16, 32, 64, 96):
+    streams = []
+
+    def at(want):
         free0, t = torch.cuda.mem_get_info()[0], time.perf_counter()
-        s, _, counts = green_streams(want)
-        out.append(
-            {
-                "sms": counts,
-                "create_s": round(time.perf_counter() - t, 4),
-                "bytes": free0 - torch.cuda.mem_get_info()[0],
-            }
-        )
+        stream, _, counts = green_streams(want)
+        streams.append(stream)
+        seconds, now = round(time.perf_counter() - t, 4), torch.cuda.mem_get_info()[0]
+        return [{"sms": counts, "create_s": seconds, "bytes": free0 - now}]
+
+    out = each_size((16, 32, 64, 96), at)
+    if not streams:
+        return out
+    s = streams[-1]
     g = load.graph(load.prefill(512), s)
     other = torch.cuda.Stream()
     out.append(
@@ -708,25 +727,12 @@ def main():
         if left < 20:
             return 3
         t = time.time()
-        p = subprocess.Popen(
-            [sys.executable, __file__, "experiment", name],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        try:
-            o, _ = p.communicate(timeout=min(left - 5, EXPERIMENTS[name][1]))
-        except subprocess.TimeoutExpired:
-            os.killpg(p.pid, 15)
-            time.sleep(1)
-            try:
-                os.killpg(p.pid, 9)
-            except ProcessLookupError:
-                pass
-            o = (p.communicate()[0] or "") + "\nTIMEOUT"
-        lines = [l for l in o.splitlines() if l.startswith("RESULT ")]
-        results[name] = json.loads(lines[-1][7:]) if lines else {"error": "no result", "tail": o[-1500:]}
+        limit = EXPERIMENTS[name][1]
+        result = run_experiment([sys.executable, __file__, "experiment", name], min(left - 5, limit), limit)
+        if result is None:
+            print(f"{name}: cut short of its {limit} s", flush=True)
+            return 3
+        results[name] = result
         print(f"{name}: {time.time() - t:.1f} s", json.dumps(results[name])[:700], flush=True)
         with open(path + ".tmp", "w") as f:
             json.dump(results, f, indent=1)
@@ -735,6 +741,27 @@ def main():
     if failed:
         print("ended in an error: " + ", ".join(failed), flush=True)
     return 0 if len(failed) < len(results) else 1
+
+
+def run_experiment(command, seconds, limit):
+    """Its result, an error where it has none; None where it was cut off after less than its limit, which says nothing of it."""
+    p = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    try:
+        o, _ = p.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(p.pid, 15)
+        time.sleep(1)
+        try:
+            os.killpg(p.pid, 9)
+        except ProcessLookupError:
+            pass
+        o = (p.communicate()[0] or "") + "\nTIMEOUT"
+        if seconds < limit:
+            return None
+    lines = [l for l in o.splitlines() if l.startswith("RESULT ")]
+    return json.loads(lines[-1][7:]) if lines else {"error": "no result", "tail": o[-1500:]}
 
 
 def has_gpu():

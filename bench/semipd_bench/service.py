@@ -35,6 +35,13 @@ class ServiceEnded(SemipdError):
         super().__init__(f"semipd up ended with exit code {exit_code}")
 
 
+class ServiceNotReady(SemipdError):
+    """`semipd up` has not become ready in the time it had; the text ends with what its agent says is wrong."""
+
+    def __init__(self, start_s: float, problems: Sequence[str]) -> None:
+        super().__init__(f"semipd up is not ready after {start_s:.0f} s: {'; '.join(problems)}")
+
+
 class SplitRefused(SemipdError):
     """A split that was asked for is not granted."""
 
@@ -115,12 +122,13 @@ async def run_service(
     cluster_period_s: float = 1.0,
     environment: Mapping[str, str] | None = None,
     port: int | None = None,
+    start_s: float | None = None,
     command: Sequence[str] = UP_COMMAND,
 ) -> AsyncIterator[Service]:
     """Start `semipd up -f file`, yield once it is ready, stop it at the end. What it prints goes to `log`, and to `say`
     until it is ready.
 
-    Raises: ServiceEnded if it ends before it is ready.
+    Raises: ServiceEnded if it ends before it is ready, ServiceNotReady if that takes longer than `start_s` (None: no limit).
     """
     port = free_port() if port is None else port
     arguments = ("-f", str(file), "--run-dir", str(run_dir), "--port", str(port))
@@ -135,7 +143,7 @@ async def run_service(
     output = _Output(process, log, say)
     agent = AgentClient(run_dir)
     try:
-        await _wait_until_ready(process, agent, output)
+        await _wait_until_ready(process, agent, output, start_s)
         output.is_starting = False
         yield _describe_service(run_dir, port, agent)
     finally:
@@ -163,15 +171,34 @@ class _Output:
                     self._say(line.decode(errors="replace").rstrip())
 
 
-async def _wait_until_ready(process: Process, agent: AgentClient, output: _Output) -> None:
-    while True:
-        if process.returncode is not None:
-            await output.ended
-            raise ServiceEnded(process.returncode)
-        with contextlib.suppress(httpx.HTTPError, AgentRefused):
-            if (await agent.status()).ready:
-                return
-        await asyncio.sleep(POLL_S)
+async def _wait_until_ready(
+    process: Process, agent: AgentClient, output: _Output, start_s: float | None
+) -> None:
+    status: AgentStatus | None = None
+    try:
+        async with asyncio.timeout(start_s):
+            while status is None or not status.ready:
+                if process.returncode is not None:
+                    await output.ended
+                    raise ServiceEnded(process.returncode)
+                await asyncio.sleep(POLL_S)
+                with contextlib.suppress(httpx.HTTPError, AgentRefused):
+                    status = await agent.status()
+    except TimeoutError:
+        assert start_s is not None
+        raise ServiceNotReady(start_s, problems_of(status)) from None
+
+
+def problems_of(status: AgentStatus | None) -> list[str]:
+    """What keeps a service from being ready, as its agent says; None: it did not answer."""
+    if status is None:
+        return ["its agent does not answer"]
+    said = [
+        *(f"{fault.reason}: {fault.message}" for fault in status.faults),
+        *status.problems,
+        *(f"{engine.engine_id}: {engine.error}" for engine in status.engines if engine.error),
+    ]
+    return said or [f"{engine.engine_id}: {engine.phase}" for engine in status.engines] or ["no engine yet"]
 
 
 def _describe_service(run_dir: Path, port: int, agent: AgentClient) -> Service:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ EFFECT_MAX_S = 2.0
 GAP_RATIO_MAX = 1.25
 AFTER_EFFECT_S = 1.0  # gaps that overlap [wish, effect + this] count as the switch's
 REST_S = 1.5  # between two switches, after that
+STEADY, SWITCHING, RESTING = "steady", "switching", "resting"
 PROMPT_TOKENS, OUTPUT_TOKENS = 128, 32
 
 
@@ -88,13 +89,14 @@ def gaps_overlapping(outcomes: Sequence[Outcome], intervals: Sequence[Interval])
     ]
 
 
-def steady_requests(rate_per_s: float, duration_s: float) -> list[TraceRequest]:
-    """Evenly spaced, so that the load is the same in every second."""
-    count = int(rate_per_s * duration_s)
-    return [
-        TraceRequest(at_s=i / rate_per_s, prompt_tokens=PROMPT_TOKENS, output_tokens=OUTPUT_TOKENS)
-        for i in range(count)
-    ]
+def steady_requests(rate_per_s: float) -> Iterator[TraceRequest]:
+    """Evenly spaced, so that the load is the same in every second; without end, for who stops sending."""
+    for index in itertools.count():
+        yield TraceRequest(at_s=index / rate_per_s, prompt_tokens=PROMPT_TOKENS, output_tokens=OUTPUT_TOKENS)
+
+
+def _nothing(text: str) -> None:
+    """What a service prints while it starts is in its log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +115,8 @@ class SwitchRun:
     write_file: Callable[[Path, Partition], Path] | None = (
         None  # another service, at that path; None: MPS, no policy
     )
+    enter: Callable[[str], None] = _nothing  # told each phase as it begins: STEADY, SWITCHING, RESTING
+    start_s: float | None = None  # the most that a service may take to be ready; None: no limit
 
     async def measure(self) -> tuple[SwitchResult, RestartResult]:
         return await self.measure_switches(), await self._restart()
@@ -121,13 +125,16 @@ class SwitchRun:
         file = self._service_file(self.splits[0])
         async with (
             run_service(
-                file, self.directory / "run", say=_nothing, log=self.directory / "switch.log"
+                file,
+                self.directory / "run",
+                say=_nothing,
+                log=self.directory / "switch.log",
+                start_s=self.start_s,
             ) as service,
             open_client(service.target) as client,
         ):
             load = Load(service.target, seed="switch", clock=time.monotonic)
-            most_s = 2 * self.steady_s + 2 * self.each_way * (EFFECT_MAX_S * 3 + AFTER_EFFECT_S + REST_S)
-            sending = asyncio.create_task(load.run(client, steady_requests(self.rate_per_s, most_s)))
+            sending = asyncio.create_task(load.run(client, steady_requests(self.rate_per_s)))
             steady: list[Interval] = []
             switching: list[Interval] = []
             effects_s: list[float] = []
@@ -136,13 +143,17 @@ class SwitchRun:
                     itertools.islice(itertools.cycle(self.splits), 2 * self.each_way + 1)
                 ):
                     if number:
+                        self.enter(SWITCHING)
                         interval, effect_s = await self._switch_once(service, load, split)
                         switching.append(interval)
                         effects_s.append(effect_s)
+                        self.enter(RESTING)
                     if number < 2:
                         await asyncio.sleep(REST_S)
                         start_s = load.now_s
+                        self.enter(STEADY)
                         await asyncio.sleep(self.steady_s)
+                        self.enter(RESTING)
                         steady.append(Interval(start_s=start_s, end_s=load.now_s))
                     await asyncio.sleep(REST_S)
                 await _finish(load, sending)
@@ -177,6 +188,7 @@ class SwitchRun:
                     say=_nothing,
                     log=self.directory / "restart.log",
                     port=port,
+                    start_s=self.start_s,
                 ) as service:
                     if load is None:
                         load, sending = self._start_load(service.target)
@@ -201,7 +213,7 @@ class SwitchRun:
 
         async def send() -> list[Outcome]:
             async with open_client(target) as client:
-                return await load.run(client, steady_requests(self.rate_per_s, 3600.0))
+                return await load.run(client, steady_requests(self.rate_per_s))
 
         return load, asyncio.create_task(send())
 
@@ -238,7 +250,3 @@ def _conclude(
         switching_p99_ms=percentile(switching_gaps, 99),
         switching_worst_ms=max(switching_gaps),
     )
-
-
-def _nothing(line: str) -> None:
-    """What a service prints while it starts is in its log."""

@@ -6,19 +6,34 @@ import asyncio
 import contextlib
 import json
 
+import httpx
 import pytest
 from gpu_bench import goodput, goodput_plan, goodput_runs
-from gpu_bench.goodput_plan import LONG_S, MODES, SCENES, SHORT_S, STATIC, UNIFIED, Run, cost_s, next_run
-from gpu_bench.goodput_runs import ENGINES, PINNED, GoodputRuns, attains, describe
+from gpu_bench.engine import START_LIMIT_S
+from gpu_bench.goodput_plan import (
+    LONG_S,
+    MODES,
+    SCENES,
+    SHORT_S,
+    STATIC,
+    UNIFIED,
+    Run,
+    cost_s,
+    curve,
+    is_refused,
+    next_run,
+)
+from gpu_bench.goodput_runs import ENGINES, PINNED, GoodputRuns, NoSlo
 from gpu_bench.goodput_table import spent_s, table
 from gpu_bench.needs import EXIT_TIME_IS_UP
-from gpu_bench.rate_search import BOTTOM, TOP
+from gpu_bench.rate_search import BOTTOM, TOP, rate_of
+from gpu_bench.verdicts import attains, describe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semipd_bench.load import Target
 from semipd_bench.outcome import CANCELLED, Outcome
-from semipd_bench.service import ServiceEnded
+from semipd_bench.service import ServiceEnded, ServiceNotReady, SplitRefused
 from semipd_core.telemetry import SloTargets
 
 HOUR_S = 3600.0
@@ -141,13 +156,34 @@ def test_the_first_run_of_another_mode_is_where_the_one_before_crossed():
 # --- what is refused, and what is not measured -----------------------------------------------------------------
 
 
-def test_an_engine_that_this_machine_cannot_run_is_tried_once_and_ends_no_other():
+def test_an_engine_that_this_machine_cannot_run_is_tried_twice_and_ends_no_other():
     rows, _ = play(3 * HOUR_S, refused_engines=("MPS",))
-    assert sum("refused" in row for row in rows) == 1
+    assert sum("refused" in row for row in rows) == 2
     found = states(rows)
     assert {found[mode.name] for mode in STATIC.modes} == {"refused"}
     assert found["dynamic GreenContext"] == found["Unified, 512 tokens a step"] == "measured"
     assert all(each["ratio"] is None for each in table(rows)["targets"] if each["mode"] == "dynamic MPS")
+
+
+@pytest.mark.parametrize(
+    ("fields", "mode", "gives_up_after"),
+    [
+        pytest.param({"refused": "not granted"}, "MPS (60, 100)", 2, id="a split that is not granted"),
+        pytest.param(
+            {"refused": "exit code 2", "refusedEngine": "MPS"},
+            "dynamic MPS",
+            2,
+            id="an engine that does not start",
+        ),
+        pytest.param({"uncounted": "ReadTimeout"}, "MPS (60, 100)", 4, id="runs that say nothing"),
+    ],
+)
+def test_a_mode_is_given_up_after_so_many_such_runs(fields, mode, gives_up_after):
+    run = Run(slo="tight", workload="conv", mode="MPS (60, 100)", rate_per_s=16.0, seconds=SHORT_S)
+    rows = [row_of(run, requests=0, attained={}, **fields)] * gives_up_after
+    assert is_refused(rows, mode)
+    assert not is_refused(rows[1:], mode)
+    assert not is_refused(rows, "Unified, 512 tokens a step")
 
 
 def test_nothing_measured_is_said_of_every_mode_and_compared_with_nothing():
@@ -164,6 +200,25 @@ def test_short_runs_alone_give_a_bracket_and_no_goodput():
     assert entry["keepsPerS"] < TRUE_PER_S["dynamic MPS"] < entry["losesPerS"]
 
 
+@pytest.mark.parametrize(
+    ("dynamic", "static", "meets"),
+    [
+        pytest.param((55, 58), (51, 54), True, id="both three steps apart"),
+        pytest.param((48, 60), (51, 54), None, id="the moving split coarsely"),
+        pytest.param((55, 58), (48, 60), None, id="what it is held against coarsely"),
+    ],
+)
+def test_a_target_is_met_or_missed_only_by_what_is_decided_on_both_sides(dynamic, static, meets):
+    rows = [
+        row_of(Run(slo="tight", workload="conv", mode=mode, rate_per_s=rate_of(step), seconds=LONG_S))
+        for mode, steps in (("dynamic MPS", dynamic), ("MPS (100, 100)", static))
+        for step in steps
+    ]
+    told = told_of(rows)["MPS (100, 100)"]
+    assert told["ratio"] > 1.1
+    assert told["meets"] is meets
+
+
 def test_every_mode_of_the_plan_has_an_engine_and_static_ones_their_split():
     assert {mode.engine for mode in MODES.values()} == set(ENGINES)
     pinned = {name for name, mode in MODES.items() if mode.engine == "MPS" and not mode.moves}
@@ -176,9 +231,9 @@ def test_every_mode_of_the_plan_has_an_engine_and_static_ones_their_split():
 SLO = SloTargets(ttft_percentile=90, ttft_ms=200, tpot_percentile=90, tpot_ms=50)
 
 
-def outcome(token_s, error=None, wanted=100):
+def outcome(token_s, error=None, wanted=100, sent_s=0.0):
     return Outcome(
-        index=0, planned_s=0.0, sent_s=0.0, prompt_tokens=8, wanted_tokens=wanted, output_tokens=len(token_s),
+        index=0, planned_s=0.0, sent_s=sent_s, prompt_tokens=8, wanted_tokens=wanted, output_tokens=len(token_s),
         token_s=tuple(token_s), status=200, error=error,
     )  # fmt: skip
 
@@ -190,17 +245,32 @@ def outcome(token_s, error=None, wanted=100):
         pytest.param(outcome([0.1, 0.2]), False, id="complete, tokens too slow"),
         pytest.param(outcome([0.1, 0.14], CANCELLED), True, id="cut, as fast as it should so far"),
         pytest.param(outcome([0.1, 0.2], CANCELLED), False, id="cut, too slow so far"),
+        pytest.param(outcome([0.04, 0.05], CANCELLED), False, id="cut, stalled since its last token"),
+        pytest.param(outcome([0.05], CANCELLED), False, id="cut, stalled since its first token"),
+        pytest.param(outcome([0.05, 0.06], CANCELLED, wanted=2), True, id="cut when all tokens had come"),
+        pytest.param(
+            outcome([0.25, 0.29], sent_s=0.1), False, id="in time since it was sent, late since it was due"
+        ),
         pytest.param(outcome([], CANCELLED), False, id="cut before its first token"),
         pytest.param(outcome([0.1, 0.14], "HTTP 500"), False, id="failed"),
     ],
 )
 def test_a_request_attains(given_outcome, holds):
-    assert attains(given_outcome, SLO) is holds
+    assert attains(given_outcome, SLO, cut_s=0.17) is holds
 
 
 def test_a_request_that_was_due_and_never_sent_has_missed():
-    found = describe([outcome([0.1, 0.14])], 4, {"tight": SLO})
+    found = describe([outcome([0.1, 0.14])], 4, {"tight": SLO}, cut_s=75.0)
     assert (found["requests"], found["sent"], found["attained"]) == (4, 1, {"tight": 1})
+
+
+@pytest.mark.parametrize(("sent_s", "counts"), [(0.05, True), (0.06, False)])
+def test_a_run_whose_client_was_late_does_not_count(sent_s, counts):
+    row = row_of(Run(slo="tight", workload="conv", mode="MPS (60, 100)", rate_per_s=16.0, seconds=SHORT_S))
+    row |= describe([outcome([0.1, 0.14], sent_s=sent_s)], 1, {"tight": SLO}, cut_s=75.0)
+    assert row["lateP99Ms"] == pytest.approx(1e3 * sent_s)
+    assert bool(curve([row], "tight", "conv", "MPS (60, 100)", SHORT_S)) is counts
+    assert describe([], 4, {"tight": SLO}, cut_s=75.0)["lateP99Ms"] is None
 
 
 # --- calls -----------------------------------------------------------------------------------------------------
@@ -266,6 +336,11 @@ def test_a_half_written_last_row_is_none(tmp_path):
     assert goodput.read_rows(file) == [{"slo": "tight"}]
 
 
+def test_what_a_start_takes_is_known_from_the_call_before(tmp_path):
+    assert goodput.last_start_s([]) == goodput_plan.START_S
+    assert goodput.last_start_s([{"startSeconds": 95.0}, {"startSeconds": 110.0}, {}]) == 110.0
+
+
 # --- runs ------------------------------------------------------------------------------------------------------
 
 
@@ -328,13 +403,94 @@ def test_one_engine_serves_all_splits_of_one_isolation_and_another_isolation_sta
     assert all(row["cut"] > 0 for row in rows), "answers longer than the drain"
 
 
-def test_a_service_that_does_not_start_is_refused_with_its_engine(started, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "key"),
+    [
+        pytest.param(SplitRefused("not granted"), "refused", id="a split that is not granted"),
+        pytest.param(httpx.ReadTimeout("slow"), "uncounted", id="an agent that does not answer"),
+    ],
+)
+def test_after_a_split_that_fails_the_next_try_begins_with_another_engine(
+    error, key, started, tmp_path, monkeypatch
+):
+    async def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(PlayedService, "set_split", fail)
+
+    async def measure():
+        async with GoodputRuns(tmp_path) as runs:
+            row = await runs.measure(
+                Run(slo="tight", workload="conv", mode="MPS (80, 100)", rate_per_s=8.0, seconds=0.5)
+            )
+            return row, runs.warm
+
+    row, warm = asyncio.run(measure())
+    assert row[key].endswith(str(error))
+    assert (row["requests"], warm) == (0, None)
+
+
+@pytest.mark.parametrize(
+    ("ends", "refuse_every", "found"),
+    [
+        pytest.param([], 0, "None", id="without partition"),
+        pytest.param(["None"], 0, "Unified 2048", id="unified, where that does not start"),
+        pytest.param(["None", "Unified 2048"], 0, None, id="none where nothing starts"),
+        pytest.param([], 3, None, id="none of requests that failed"),
+    ],
+)
+def test_an_slo_comes_from_single_requests_that_are_all_complete(
+    ends, refuse_every, found, started, tmp_path, monkeypatch, fake_openai
+):
+    fake_openai.ttft_s = fake_openai.tpot_s = 0.0
+    fake_openai.refuse_every = refuse_every
+    serve = GoodputRuns._service
+
     @contextlib.asynccontextmanager
-    async def ends(*_, **__):
-        raise ServiceEnded(2)
+    async def service(self, mode, slo, log):
+        if mode.name in ends:
+            raise ServiceEnded(2)
+        async with serve(self, mode, slo, log) as served:
+            yield served
+
+    monkeypatch.setattr(GoodputRuns, "_service", service)
+    monkeypatch.setattr(goodput_runs, "SINGLE_REQUESTS", 3)
+
+    async def learn():
+        async with GoodputRuns(tmp_path) as runs:
+            await runs.learn_slo("mixed")
+
+    if found is None:
+        with pytest.raises(NoSlo, match="no SLO for mixed: None: "):
+            asyncio.run(learn())
+    else:
+        asyncio.run(learn())
+    learned = json.loads((tmp_path / "single.json").read_text())
+    assert learned.get("mixed", {}).get("engine") == found
+    assert found is None or len(learned["mixed"]["tpotsMs"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        pytest.param(ServiceEnded(2), "semipd up ended with exit code 2", id="it ends"),
+        pytest.param(
+            ServiceNotReady(150.0, ["no MPS"]),
+            "semipd up is not ready after 150 s: no MPS",
+            id="it takes too long",
+        ),
+    ],
+)
+def test_a_service_that_does_not_start_is_refused_with_its_engine(
+    error, said, started, tmp_path, monkeypatch
+):
+    @contextlib.asynccontextmanager
+    async def fails(*_, start_s, **__):
+        assert start_s == START_LIMIT_S
+        raise error
         yield
 
-    monkeypatch.setattr(goodput_runs, "run_service", ends)
+    monkeypatch.setattr(goodput_runs, "run_service", fails)
 
     async def measure():
         async with GoodputRuns(tmp_path) as runs:
@@ -343,6 +499,4 @@ def test_a_service_that_does_not_start_is_refused_with_its_engine(started, tmp_p
             )
 
     row = asyncio.run(measure())
-    assert (row["refused"], row["refusedEngine"], row["requests"]) == (
-        "semipd up ended with exit code 2", "MPS", 0,
-    )  # fmt: skip
+    assert (row["refused"], row["refusedEngine"], row["requests"]) == (said, "MPS", 0)

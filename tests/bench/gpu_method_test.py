@@ -6,8 +6,8 @@ import statistics
 
 import pytest
 from gpu_bench.crossing import Attained, bootstrap, find_crossing
-from gpu_bench.live_switch import held_twice_bytes
-from gpu_bench.llama import LLAMA_8B, weights, write_model
+from gpu_bench.live_switch import CASES, attempt, held_twice_bytes, left_of
+from gpu_bench.llama import BLOCK_VALUES, LLAMA_8B, weights, write_model
 from gpu_bench.slo_rule import targets
 from gpu_bench.steps import LIMITS, PLANS, compare, interference
 from gpu_bench.workloads import CONTEXT_TOKENS, arrivals, mixed, workloads
@@ -148,8 +148,28 @@ def test_interference_is_the_time_together_over_the_lone_time():
 
 
 def test_memory_held_twice_is_what_a_switch_adds_to_the_steady_state():
-    assert held_twice_bytes([100, 100, 100, 160, 100]) == 60
+    steady, switching = [("steady", 100)] * 3, [("switching", used) for used in (100, 160, 100)]
+    others = [("", 0), ("", 500), *[("resting", 150)] * 9]
+    assert held_twice_bytes([*others, *steady, *switching]) == 60
+    assert held_twice_bytes([*others, *steady]) is None
     assert held_twice_bytes([]) is None
+
+
+@pytest.mark.parametrize("isolation", ["MPS", "GreenContext"])
+def test_switches_of_each_isolation_change_both_shares_in_some_case(isolation):
+    pairs = [case.splits for case in CASES.values() if case.isolation == isolation]
+    assert any(a[0] != b[0] and a[1] != b[1] for a, b in pairs)
+
+
+def test_an_isolation_that_does_not_serve_ends_no_other_and_is_tried_again_last():
+    def refuses():
+        raise RuntimeError("no MPS")
+
+    assert left_of({}) == [*CASES]
+    found = {"MPS": attempt(refuses)}
+    assert found == {"MPS": {"failed": "RuntimeError: no MPS"}}
+    assert left_of(found) == ["GreenContext", "MPS, both shares", "MPS"]
+    assert left_of({"MPS": {"gapRatio": 1.0}}) == ["GreenContext", "MPS, both shares"]
 
 
 # --- the model -------------------------------------------------------------------------------------------------
@@ -157,6 +177,12 @@ def test_memory_held_twice_is_what_a_switch_adds_to_the_steady_state():
 
 def test_the_random_model_has_the_size_of_llama_8b():
     assert sum(weight.num_bytes for weight in weights(LLAMA_8B)) == 2 * 8_030_261_248
+
+
+def test_no_two_rows_of_the_random_head_are_equal():
+    """Row i begins at value i x hidden of a block that repeats: equal ones would tie at each argmax."""
+    hidden, vocab = LLAMA_8B["hidden_size"], LLAMA_8B["vocab_size"]
+    assert len({row * hidden % BLOCK_VALUES for row in range(vocab)}) == vocab
 
 
 def test_the_random_model_is_one_that_the_engine_reads(tmp_path):
@@ -173,9 +199,12 @@ def test_the_random_model_is_one_that_the_engine_reads(tmp_path):
     source.write_tokenizer(tmp_path)
     from tokenizers import Tokenizer
 
+    from semipd_engine.frontend.text_stream import Detokenizer
+
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     assert tokenizer.get_vocab_size() == 400
-    assert all(tokenizer.decode([token]) for token in range(258, 400))
+    assert all(Detokenizer(tokenizer).push(token) for token in range(400)), "the client counts chunks of text"
+    assert tokenizer.decode(tokenizer.encode("a b\n").ids) == "a b\n"
     before = (directory / "config.json").stat().st_mtime_ns
     assert write_model(directory, tiny) == directory
     assert (directory / "config.json").stat().st_mtime_ns == before

@@ -6,15 +6,22 @@ import ctypes.util
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from gpu_bench.bundle import PYTHON_FILE
 from gpu_bench.parts import PARTS, Part, State, choose, next_part, seconds_for
-from gpu_bench.runner import main
+from gpu_bench.runner import end_services, main
+
+from semipd_agent.processes.identity import read_identity
+from semipd_agent.run_directory import RunDirectory
+from semipd_cli.run_directory import UpRecord, write_record
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,7 +49,23 @@ THREE = (part("a", "", least_s=10), part("b", "", least_s=100), part("c", "", le
     [
         pytest.param({}, set(), 500.0, "a", id="the most valuable first"),
         pytest.param({"a": State.DONE}, set(), 500.0, "b", id="not what is done"),
-        pytest.param({"a": State.NEEDS}, set(), 500.0, "a", id="what needed something is tried again"),
+        pytest.param({"a": State.FAILED}, set(), 500.0, "b", id="what never ran before what failed"),
+        pytest.param({"a": State.NEEDS, "b": State.UNFINISHED}, set(), 500.0, "c", id="and before all else"),
+        pytest.param(
+            {"a": State.NEEDS, "b": State.UNFINISHED, "c": State.DONE},
+            set(),
+            500.0,
+            "b",
+            id="then what was cut off",
+        ),
+        pytest.param(
+            {"a": State.NEEDS, "b": State.FAILED, "c": State.DONE},
+            set(),
+            500.0,
+            "a",
+            id="what needed something again",
+        ),
+        pytest.param({"a": State.NEEDS}, {"b", "c"}, 500.0, "a", id="last"),
         pytest.param({"a": State.FAILED}, {"a"}, 500.0, "b", id="but once in a call"),
         pytest.param({"a": State.DONE}, set(), 50.0, "c", id="what fits, where the next does not"),
         pytest.param({}, set(), 12.0, None, id="none in too little time"),
@@ -85,8 +108,8 @@ def test_each_part_ends_in_its_state_and_keeps_the_log_of_each_attempt(tmp_path,
         part("absent", SAYS_NEEDS),
         part("long", "raise SystemExit(3)"),
     )
-    assert run_here(tmp_path, parts) == 1
-    assert run_here(tmp_path, parts) == 1
+    assert run_here(tmp_path, parts) == 3
+    assert run_here(tmp_path, parts) == 3
     results = json.loads((tmp_path / "results.json").read_text())["parts"]
     assert {name: each["state"] for name, each in results.items()} == {
         "good": "done", "bad": "failed", "absent": "needs", "long": "unfinished",
@@ -106,12 +129,20 @@ def test_each_part_ends_in_its_state_and_keeps_the_log_of_each_attempt(tmp_path,
         pytest.param(["", ""], 0, id="all done"),
         pytest.param(["", SAYS_NEEDS], 2, id="one needs something"),
         pytest.param(["raise SystemExit(3)", ""], 3, id="time is up"),
+        pytest.param(
+            ["raise SystemExit(3)", "raise SystemExit(1)"], 3, id="another call may go on beside a failure"
+        ),
         pytest.param(["raise SystemExit(1)", SAYS_NEEDS], 1, id="a failure says more than a need"),
     ],
 )
 def test_the_exit_code_says_whether_to_call_again(scripts, exit_code, tmp_path):
     parts = tuple(part(name, script) for name, script in zip("ab", scripts, strict=True))
     assert run_here(tmp_path, parts) == exit_code
+
+
+def test_a_part_that_found_no_time_asks_for_another_call_whatever_failed(tmp_path):
+    parts = (part("bad", "raise SystemExit(1)"), part("long", "", least_s=1e6))
+    assert run_here(tmp_path, parts) == 3
 
 
 def test_a_part_beyond_its_limit_is_ended_with_all_that_it_started(tmp_path):
@@ -125,7 +156,70 @@ def test_a_part_beyond_its_limit_is_ended_with_all_that_it_started(tmp_path):
     assert "ended at its limit" in (tmp_path / "results.json").read_text()
     if (tmp_path / "pid").exists():  # a slow machine may not have come so far
         stat = Path(f"/proc/{(tmp_path / 'pid').read_text()}/stat")
-        assert not stat.exists() or " Z " in stat.read_text()
+        while runs(stat):  # it has been signalled, and may not have been scheduled since
+            time.sleep(0.01)
+
+
+def runs(stat: Path) -> bool:
+    try:
+        return " Z " not in stat.read_text()
+    except OSError:
+        return False
+
+
+def test_a_part_told_to_end_stops_what_it_has_started(tmp_path):
+    ended = tmp_path / "ended"
+    script = f"""
+import asyncio, pathlib
+from gpu_bench.needs import run_part
+async def serve():
+    try:
+        print("serves", flush=True)
+        await asyncio.Event().wait()
+    finally:
+        await asyncio.sleep(0)
+        pathlib.Path({str(ended)!r}).touch()
+run_part(lambda: asyncio.run(serve()))
+"""
+    path = os.pathsep.join(sys.path)
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": path},
+    ) as process:
+        process.stdout.readline()
+        process.terminate()
+    assert ended.exists()
+
+
+def test_a_service_that_a_killed_part_has_left_is_ended(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as left:
+        identity = read_identity(left.pid)
+        record = UpRecord(
+            pid=identity.pid,
+            start_ticks=identity.start_ticks,
+            boot_id=identity.boot_id,
+            url="",
+            service="gpu",
+        )
+        (tmp_path / "run").mkdir()
+        write_record(RunDirectory(tmp_path / "run"), record)
+        try:
+            reaper = threading.Thread(target=left.wait)  # else it stays, as a process that has ended
+            reaper.start()
+            end_services(
+                [tmp_path, tmp_path / "none"], {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+            )
+        finally:
+            left.kill()
+            reaper.join()
+    assert left.returncode == -signal.SIGTERM
+
+
+def test_a_part_finds_the_programs_of_the_driver(tmp_path):
+    script = "import os; assert os.environ['PATH'].split(os.pathsep)[-1] == '/usr/local/nvidia/bin'"
+    assert run_here(tmp_path, (part("finds", script),)) == 0
 
 
 def test_listing_runs_nothing(tmp_path, capsys):

@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 LOCK = ROOT / "requirements" / "dev.txt"
-LARGEST_BYTES = 60 << 20
+LARGEST_BYTES = 56 << 20  # with the source tree it is carried in 64 MiB
 PYTHON_FILE = "PYTHON"  # in the folder: which Python it is for
 PLATFORM = "x86_64-manylinux_2_28"
 

@@ -29,6 +29,7 @@ SETTINGS: Mapping[str, str] = {
     "SEMIPD_RUN_AHEAD": "2",
     "SEMIPD_PREFIX_CACHE": "false",  # prompts are all different: it could only cost
 }
+START_LIMIT_S = 150.0  # then an engine counts as one that does not start
 NO_SLO = SloTargets(ttft_percentile=90, ttft_ms=60_000, tpot_percentile=90, tpot_ms=60_000)
 
 
@@ -94,4 +95,4 @@ def require_engine(file: Path) -> AgentConfig:
 
 def model_directory(out: Path) -> Path:
     """The random Llama-3.1-8B, written at the first call: outside the results, which are small."""
-    return write_model(Path(os.environ.get("SEMIPD_GPU_MODEL", f"{out}-model")), LLAMA_8B)
+    return write_model(Path(os.environ.get("SEMIPD_GPU_MODEL", f"{out}-llama")), LLAMA_8B)

@@ -11,10 +11,11 @@ import asyncio
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpu_bench.goodput_plan import START_S, next_run
+from gpu_bench.goodput_plan import START_S, Row, next_run
 from gpu_bench.goodput_table import spent_s, table
 from gpu_bench.needs import EXIT_TIME_IS_UP, require_gpu, run_part
 
@@ -36,6 +37,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             continue
     return rows
+
+
+def last_start_s(rows: Sequence[Row]) -> float:
+    """What the start of an engine takes here, of whichever call saw it last."""
+    return next((row["startSeconds"] for row in reversed(rows) if "startSeconds" in row), START_S)
 
 
 def main() -> int:
@@ -61,10 +67,10 @@ def main() -> int:
 async def measure(out: Path, runs: GoodputRuns, deadline_s: float, budget_s: float) -> int:
     """Until nothing is left to measure, the budget is spent (0), or the time of this call is up (3)."""
     file = out / "goodput.jsonl"
-    start_s = START_S
     async with runs:
         while True:
             rows = read_rows(file)
+            start_s = last_start_s(rows)
             write_table(out, rows, budget_s)
             budget_left_s = budget_s - spent_s(rows) - runs.singles_s
             left_s = min(budget_left_s, deadline_s - time.monotonic())
@@ -79,7 +85,6 @@ async def measure(out: Path, runs: GoodputRuns, deadline_s: float, budget_s: flo
                 await runs.learn_slo(run.workload)
                 continue
             row = await runs.measure(run)
-            start_s = row.get("startSeconds", start_s)
             with file.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(row) + "\n")
             told = {name: value for name, value in row.items() if name != "verdicts"}

@@ -20,6 +20,7 @@ DRAIN_S: Mapping[float, float] = {SHORT_S: 10.0, LONG_S: 15.0}  # for answers af
 SETTLE_S = 20.0  # of quiet before a moving split runs again: the windows of its loops
 MARGIN_S = 3.0
 START_S = 60.0  # of an engine, until one has been seen to start
+REFUSALS_MAX, UNCOUNTED_MAX = 2, 4  # once may be chance
 CHUNK_BUDGETS = (512, 1024, 2048, 256)
 STATIC_SPLITS = ((60, 100), (40, 100), (80, 60), (60, 40), (50, 50), (30, 100), (80, 20))
 # Where nothing is known yet: half of what prefill at the issue's target of 45,000 tokens per second would carry.
@@ -102,12 +103,16 @@ class Run:
 
 
 def curve(rows: Iterable[Row], slo: str, workload: str, mode: str, seconds: float) -> list[Row]:
-    """Runs that count for one curve: a split that does not move knows no SLO, so that its runs are judged by each."""
+    """Runs that count for one curve: a split that does not move knows no SLO, so that its runs are judged by each.
+
+    Not those of a client that was late itself.
+    """
     return [
         row
         for row in rows
         if (row["workload"], row["mode"], row.get("seconds")) == (workload, mode, seconds)
         and row.get("requests")
+        and not row.get("uncounted")
         and slo in row["attained"]
     ]
 
@@ -124,11 +129,13 @@ def tried(rows: Sequence[Row], slo: str, workload: str, mode: str) -> Tried:
 
 
 def is_refused(rows: Iterable[Row], mode: str) -> bool:
-    """What this machine cannot run is tried once: an engine that does not start, or a split that is not granted."""
+    """What is given up: an engine that did not start, or a split that was not granted, twice; a mode whose runs never count."""
     engine = MODES[mode].engine
-    return any(
-        row.get("refused") and (row["mode"] == mode or row.get("refusedEngine") == engine) for row in rows
-    )
+    refusals = uncounted = 0
+    for row in rows:
+        refusals += bool(row.get("refused")) and (row["mode"] == mode or row.get("refusedEngine") == engine)
+        uncounted += bool(row.get("uncounted")) and row["mode"] == mode
+    return refusals >= REFUSALS_MAX or uncounted >= UNCOUNTED_MAX
 
 
 def next_run(rows: Sequence[Row], left_s: float, warm: Warmth = None, start_s: float = START_S) -> Run | None:
@@ -186,7 +193,7 @@ class _Scene:
 
     @classmethod
     def of(cls, rows: Sequence[Row], slo: str, workload: str) -> _Scene:
-        refusals = [row for row in rows if row.get("refused")]
+        refusals = [row for row in rows if row.get("refused") or row.get("uncounted")]
         own = [row for row in rows if row["workload"] == workload]
         allowed = [mode for mode in MODES if not is_refused(refusals, mode)]
         by_mode = {mode: [row for row in own if row["mode"] == mode] for mode in allowed}

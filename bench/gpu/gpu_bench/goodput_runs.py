@@ -10,27 +10,38 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
 
-from gpu_bench.engine import NO_SLO, SETTINGS, Mode, model_directory, require_engine, write_service
+from gpu_bench.engine import (
+    NO_SLO,
+    SETTINGS,
+    START_LIMIT_S,
+    Mode,
+    model_directory,
+    require_engine,
+    write_service,
+)
 from gpu_bench.goodput_plan import CHUNK_BUDGETS, DRAIN_S, MODES, SETTLE_S, STATIC_SPLITS, Run
 from gpu_bench.slo_rule import FACTORS, targets
+from gpu_bench.verdicts import describe
 from gpu_bench.workloads import arrivals, workloads
 from semipd_bench.agent_client import AgentRefused
 from semipd_bench.load import Load, open_client
-from semipd_bench.outcome import Outcome, percentiles, tpots_ms, ttfts_ms
-from semipd_bench.service import Service, ServiceEnded, SplitRefused, run_service
+from semipd_bench.outcome import Outcome, tpots_ms, ttfts_ms
+from semipd_bench.service import Service, ServiceEnded, ServiceNotReady, SplitRefused, run_service
 from semipd_bench.trace import Trace, bundled_trace, read_trace
+from semipd_core.errors import SemipdError
 from semipd_core.partition import Isolation, Partition
 from semipd_core.telemetry import SloTargets
 
 SEED = "run-1"
 SINGLE_REQUESTS = 20
+SINGLE_ENGINES = ("None", "Unified 2048")  # the second where the first does not serve
 
 
 def _split(prefill_percent: int, decode_percent: int) -> Partition:
@@ -53,6 +64,10 @@ ENGINES = {
     },
 }
 PINNED = {f"MPS ({p}, {d})": _split(p, d) for p, d in ((100, 100), (80, 100), *STATIC_SPLITS)}
+
+
+class NoSlo(SemipdError):
+    """Nothing here answers single requests, without which there is no SLO to judge by."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +113,7 @@ class GoodputRuns:
         return float(sum(single["spentSeconds"] for single in self._singles().values()))
 
     async def measure(self, run: Run) -> dict[str, Any]:
-        """The run's row; `refused` in it where this machine cannot. Its SLO is known."""
+        """The run's row, with why it is `refused` (this machine cannot) or `uncounted` (it says nothing). Its SLO is known."""
         began_s = time.monotonic()
         slos = self._slos(run.workload)
         row: dict[str, Any] = {
@@ -109,17 +124,21 @@ class GoodputRuns:
         try:
             row |= await self._prepare(run, slos[run.slo])
             trace = self._arrivals(run)
-            outcomes = await self._load(run, trace)
+            outcomes, cut_s = await self._load(run, trace)
             judged = {run.slo: slos[run.slo]} if MODES[run.mode].moves else slos
-            row |= describe(outcomes, len(trace.requests), judged)
-        except ServiceEnded as error:
+            row |= describe(outcomes, len(trace.requests), judged, cut_s)
+        except (ServiceEnded, ServiceNotReady) as error:
             row |= {"refused": str(error), "refusedEngine": run.engine}
         except (SplitRefused, AgentRefused) as error:
+            await self._stop()  # another try begins anew
             row |= {"refused": str(error)}
+        except httpx.HTTPError as error:
+            await self._stop()
+            row |= {"uncounted": f"{type(error).__name__}: {error}"}
         return row | {"spentSeconds": round(time.monotonic() - began_s, 1)}
 
     async def _prepare(self, run: Run, slo: SloTargets) -> dict[str, Any]:
-        """The engine of `run`, at its split. Raises: ServiceEnded, SplitRefused, AgentRefused."""
+        """The engine of `run`, at its split. Raises: ServiceEnded, ServiceNotReady, SplitRefused, AgentRefused."""
         told: dict[str, Any] = {}
         was_warm = not run.needs_start(self.warm) and await self._is_alive()
         if not was_warm:
@@ -144,7 +163,8 @@ class GoodputRuns:
         draw, seed = self._workloads[run.workload], f"{run.workload}-{SEED}"
         return arrivals(draw, rate_per_s=run.rate_per_s, seed=seed, run_s=run.seconds)
 
-    async def _load(self, run: Run, trace: Trace) -> list[Outcome]:
+    async def _load(self, run: Run, trace: Trace) -> tuple[list[Outcome], float]:
+        """The outcomes, and when what was open was cut: seconds of the load's clock."""
         assert self._warm is not None
         target = self._warm.service.target
         async with open_client(target) as client:
@@ -152,7 +172,8 @@ class GoodputRuns:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(run.seconds + DRAIN_S[run.seconds]):
                     await load.run(client, trace.requests)
-        return load.outcomes
+            cut_s = load.now_s
+        return load.outcomes, cut_s
 
     async def _start(self, run: Run, slo: SloTargets, name: str) -> str:
         """Its log's name, relative to the results."""
@@ -185,23 +206,43 @@ class GoodputRuns:
         return json.loads(self._file.read_text()) if self._file.exists() else {}
 
     async def learn_slo(self, workload: str) -> None:
-        """One request after the other, of the workload's lengths: once for all calls. Raises: ServiceEnded."""
+        """One request after the other, of the workload's lengths: once for all calls. Raises: NoSlo."""
         began_s = time.monotonic()
         await self._stop()
-        trace = arrivals(self._workloads[workload], rate_per_s=1.0, seed=f"{workload}-single", run_s=600.0)
+        problems = []
+        for engine in SINGLE_ENGINES:
+            try:
+                outcomes = await self._send_singles(workload, engine)
+            except (ServiceEnded, ServiceNotReady, httpx.HTTPError) as error:
+                problems.append(f"{engine}: {error}")
+                continue
+            failed = [outcome.error for outcome in outcomes if outcome.error is not None]
+            if failed:
+                problems.append(
+                    f"{engine}: {len(failed)} of {len(outcomes)} requests failed, first: {failed[0]}"
+                )
+                continue
+            single = {
+                "engine": engine, "ttftsMs": ttfts_ms(outcomes), "tpotsMs": tpots_ms(outcomes),
+                "spentSeconds": round(time.monotonic() - began_s, 1),
+            }  # fmt: skip
+            self._file.write_text(json.dumps(self._singles() | {workload: single}, indent=1))
+            return
+        raise NoSlo(f"no SLO for {workload}: {'; '.join(problems)}")
+
+    async def _send_singles(self, workload: str, engine: str) -> list[Outcome]:
+        """SINGLE_REQUESTS outcomes. Raises: ServiceEnded, ServiceNotReady."""
+        seed = f"{workload}-single"
+        trace = arrivals(self._workloads[workload], rate_per_s=1.0, seed=seed, run_s=600.0)
+        log = self._out / "logs" / f"single-{workload}-{engine}.log".replace(" ", "_")
         async with (
-            self._service(ENGINES["None"], NO_SLO, self._out / "logs" / f"single-{workload}.log") as service,
+            self._service(ENGINES[engine], NO_SLO, log) as service,
             open_client(service.target) as client,
         ):
-            load = Load(service.target, seed=f"{workload}-single", clock=time.monotonic)
+            load = Load(service.target, seed=seed, clock=time.monotonic)
             for index, request in enumerate(trace.requests[: SINGLE_REQUESTS + 1]):
                 await load.send(client, index, request)
-        outcomes = load.outcomes[1:]  # the first meets cold caches
-        single = {
-            "ttftsMs": ttfts_ms(outcomes), "tpotsMs": tpots_ms(outcomes),
-            "spentSeconds": round(time.monotonic() - began_s, 1),
-        }  # fmt: skip
-        self._file.write_text(json.dumps(self._singles() | {workload: single}, indent=1))
+        return load.outcomes[1:]  # the first meets cold caches
 
     @contextlib.asynccontextmanager
     async def _service(self, mode: Mode, slo: SloTargets, log: Path) -> AsyncIterator[Service]:
@@ -212,31 +253,9 @@ class GoodputRuns:
             say=_nothing,
             log=log,
             environment={**SETTINGS, **(mode.settings or {})},
+            start_s=START_LIMIT_S,
         ) as service:
             yield service
-
-
-def describe(outcomes: list[Outcome], num_requests: int, slos: Mapping[str, SloTargets]) -> dict[str, Any]:
-    """`attained` by SLO, of all requests that were due, sent or not. An answer that was cut off is judged by its TPOT so far."""
-    ttft, tpot = percentiles(ttfts_ms(outcomes)), percentiles(tpots_ms(outcomes))
-    return {
-        "requests": num_requests,
-        "sent": len(outcomes),
-        "attained": {name: sum(attains(each, slo) for each in outcomes) for name, slo in slos.items()},
-        "failed": sum(not o.is_complete and not o.is_cancelled for o in outcomes),
-        "cut": sum(o.is_cancelled for o in outcomes),
-        "ttftP90Ms": None if ttft is None else ttft.p90,
-        "tpotP90Ms": None if tpot is None else tpot.p90,
-        "verdicts": [[o.index, o.ttft_ms, o.tpot_ms, o.error] for o in outcomes],
-    }
-
-
-def attains(outcome: Outcome, slo: SloTargets) -> bool:
-    """Whoever has no first token by the end of the drain, which is longer than any TTFT target, has missed."""
-    if not outcome.is_cancelled:
-        return outcome.attains(slo)
-    in_time = outcome.ttft_ms is not None and outcome.ttft_ms <= slo.ttft_ms
-    return in_time and (outcome.tpot_ms is None or outcome.tpot_ms <= slo.tpot_ms)
 
 
 def _nothing(line: str) -> None:

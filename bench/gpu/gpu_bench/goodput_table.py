@@ -83,6 +83,7 @@ def _bracket(keeps_at: int | None, loses_at: int | None) -> dict[str, float | No
 
 def _compare(rows: Sequence[Row], modes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     by_name = {(each["slo"], each["workload"], each["mode"]): each["goodputPerS"] for each in modes}
+    decided = {key for key, each in zip(by_name, modes, strict=True) if each["state"] == "measured"}
     found = []
     for slo, workload in SCENES:
         for name, stages, target in TARGETS:
@@ -93,18 +94,23 @@ def _compare(rows: Sequence[Row], modes: Sequence[dict[str, Any]]) -> list[dict[
                 for mode in stage.modes
                 if (goodput := by_name[slo, workload, mode.name]) is not None
             }
-            is_known = names is not None and names != [] and set(names) <= set(measured)
+            is_known = bool(names) and all((slo, workload, name) in decided for name in names or [])
             best = max(measured, key=lambda mode: measured[mode], default=None)
             found += [
                 {"slo": slo, "workload": workload, "mode": dynamic, "against": name, "best": best}
-                | _judge(by_name[slo, workload, dynamic], measured.get(best or ""), target, is_known=is_known)
+                | _judge(
+                    by_name[slo, workload, dynamic],
+                    measured.get(best or ""),
+                    target,
+                    is_known=is_known and (slo, workload, dynamic) in decided,
+                )
                 for dynamic in DYNAMIC
             ]
     return found
 
 
 def _judge(own: float | None, best: float | None, target: float, *, is_known: bool) -> dict[str, Any]:
-    """`ratio` is None where either side was not measured; `meets` too while what won the sweep is not decided."""
+    """`ratio` is None where either side was not measured; `meets` too while it, or what won the sweep, is not decided."""
     ratio = None if own is None or best is None else own / best
     return {
         "target": target,

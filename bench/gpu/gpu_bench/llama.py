@@ -36,7 +36,8 @@ LLAMA_8B: Mapping[str, Any] = {
     "eos_token_id": 1,
     "torch_dtype": "bfloat16",
 }
-BLOCK_VALUES = 1 << 22
+# Odd, so that no two rows of a matrix are equal: equal rows of the head would tie, and the lowest ids win each time.
+BLOCK_VALUES = (1 << 22) - 3
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
 
@@ -128,12 +129,11 @@ def _block(weight: Weight) -> bytes:
 
 
 def _write_tokenizer(directory: Path, vocab_size: int) -> None:
-    """A token for every id, so that each streams one chunk of text."""
+    """A token for every id, each with text of its own: bytes beyond ASCII would wait for the rest of their character."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # noqa: PLC0415
 
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    names = ["<|begin|>", "<|end|>", *alphabet]
-    names += [f"t{number}" for number in range(vocab_size - len(names))]
+    alphabet = [*(chr(code) for code in range(33, 127)), "Ġ", "Ċ"]  # the last two: blank and line feed
+    names = ["<|begin|>", "<|end|>", *(f"t{n}" for n in range(vocab_size - 2 - len(alphabet))), *alphabet]
     tokenizer = Tokenizer(models.BPE(vocab={name: index for index, name in enumerate(names)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -21,7 +22,8 @@ def end_needing(error: Needs) -> NoReturn:
 
 
 def run_part(part: Callable[[], int]) -> NoReturn:
-    """End the process as the runner reads it."""
+    """End the process as the runner reads it. SIGTERM interrupts the part, which then stops what it has started."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = part()
     except Needs as error:

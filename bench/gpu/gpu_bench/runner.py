@@ -2,8 +2,8 @@
 
     bench/gpu/run --out DIR [--list] [--part NAME] [--again] [--budget-seconds 540]
 
-Exit codes: 0 all chosen parts are done, 1 one has failed, 2 one needs something that is not here or an argument is wrong,
-3 the time was up: run it again. Only what the machine has and what `bench/gpu/bundle` brought is imported.
+Exit codes: 3 the time was up before all chosen parts were run and through: run it again. Else 0 all are done, 1 one has failed, 2
+one needs something that is not here or an argument is wrong. Only what the machine and `bench/gpu/bundle` have is imported.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gpu_bench.bundle import require_same_python
@@ -25,8 +25,16 @@ from gpu_bench.results import Results
 
 ROOT = Path(__file__).resolve().parents[3]
 SOURCES = ("core", "engine", "agent", "operator", "cli", "bench", "bench/gpu")
-GRACE_S = 3.0  # for a part to end what it has started
-EXITS = {State.FAILED: 1, State.NEEDS: 2, State.UNFINISHED: 3, State.NOT_RUN: 3}
+GRACE_S = 25.0  # of its limit, for a part that is told to end to stop the service that it has started
+LATE_S = 5.0  # beyond the seconds that it was told, until it is told to end
+DRIVER_PROGRAMS = "/usr/local/nvidia/bin"  # where containers find the MPS daemon, on no PATH
+RUN_DIRS = tuple(Path(f"/tmp/semipd-{use}-{os.getuid()}") for use in ("gpu", "switch"))  # noqa: S108  (of the parts' services)
+EXITS = {
+    State.UNFINISHED: 3,
+    State.NOT_RUN: 3,
+    State.FAILED: 1,
+    State.NEEDS: 2,
+}  # the first that any part is in
 
 
 def main(argv: Sequence[str] | None = None, parts: Sequence[Part] = PARTS) -> int:
@@ -75,6 +83,7 @@ def run_parts(
     states = {} if again else results.states()  # of this call's own parts `tried` knows
     while (part := next_part(parts, states, tried, deadline_s - time.monotonic())) is not None:
         tried.add(part.name)
+        end_services(RUN_DIRS, _environment(bundle))
         seconds = seconds_for(part, deadline_s - time.monotonic())
         print(f"{part.name}: at most {seconds:.0f} s", flush=True)
         _attempt(part, results, out, bundle, seconds)
@@ -84,7 +93,7 @@ def run_parts(
 def _attempt(part: Part, results: Results, out: Path, bundle: Path, seconds: float) -> None:
     log = results.next_log(part)
     began_s, date = time.monotonic(), dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-    told_s = max(1.0, seconds - GRACE_S)  # it should end by itself
+    told_s = max(1.0, seconds - GRACE_S - LATE_S)  # it should end by itself
     command = [
         sys.executable, *(word.format(out=out, seconds=f"{told_s:.0f}") for word in part.command)
     ]  # fmt: skip
@@ -100,17 +109,18 @@ def _attempt(part: Part, results: Results, out: Path, bundle: Path, seconds: flo
 
 
 def _run(command: list[str], output: int, environment: dict[str, str], seconds: float) -> int | None:
-    """Its exit code; None if it had to be ended, with all that it had started."""
+    """Its exit code; None if it had to be ended, with all that it had started. Takes `seconds` at most."""
+    grace_s = min(GRACE_S, seconds / 2)
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=ROOT, env=environment,
         start_new_session=True,
     )  # fmt: skip
     try:
-        return process.wait(seconds)
+        return process.wait(seconds - grace_s)
     except subprocess.TimeoutExpired:
         _signal(process, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(GRACE_S)
+            process.wait(grace_s)
         return None
     finally:
         _signal(process, signal.SIGKILL)  # whatever is left of its session
@@ -122,6 +132,20 @@ def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
         os.killpg(process.pid, number)
 
 
+def end_services(directories: Sequence[Path], environment: Mapping[str, str]) -> None:
+    """End what a part that was killed has left serving: the next one could not claim its run directory. Only this user's."""
+    for record in [file for each in directories for file in (*each.glob("up.json"), *each.glob("*/up.json"))]:
+        if record.lstat().st_uid != os.getuid():
+            continue
+        command = [sys.executable, "-m", "semipd_cli", "down", "--run-dir", str(record.parent)]
+        for _ in range(2):  # a second request hurries what still drains
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                if not subprocess.run(
+                    command, env=environment, cwd=ROOT, timeout=GRACE_S, check=False
+                ).returncode:
+                    break
+
+
 def _environment(bundle: Path) -> dict[str, str]:
     """The source tree, then the bundle; what the machine has comes after them."""
     paths = [*(str(ROOT / source) for source in SOURCES), str(bundle)]
@@ -130,6 +154,7 @@ def _environment(bundle: Path) -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": os.pathsep.join([*paths, *([inherited] if inherited else [])]),
         "PYTHONUNBUFFERED": "1",
+        "PATH": os.pathsep.join([os.environ.get("PATH", os.defpath), DRIVER_PROGRAMS]),
     }
 
 

@@ -8,17 +8,24 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from gpu_bench.needs import EXIT_TIME_IS_UP, require_gpu, run_part
+from semipd_core.errors import SemipdError
 from semipd_core.partition import Isolation, Partition, Role
-from semipd_core.profile.format import Point, Setting, StepLoad
+from semipd_core.profile.format import Point, Profile, Setting, StepLoad
+
+if TYPE_CHECKING:
+    from semipd_engine.profiling.measuring import Bench, Clock
 
 WHOLE = Partition(prefill_percent=100, decode_percent=100)
 SHARES = (100, 80, 60, 40, 20)
+TEARDOWN_S = 45.0  # for lanes, memory server and MPS daemon to end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +138,7 @@ def measure(table: str, out: Path, deadline_s: float) -> int:
     from semipd_agent.commands import Commands  # noqa: PLC0415
     from semipd_cli.profile import begin, write  # noqa: PLC0415
     from semipd_cli.profiled_engine import open_bench  # noqa: PLC0415
-    from semipd_engine.profiling.measuring import Clock, measure_all  # noqa: PLC0415
+    from semipd_engine.profiling.measuring import Clock  # noqa: PLC0415
     from semipd_engine.profiling.timing import Sampling  # noqa: PLC0415
 
     isolation = Isolation.NONE if table == "limits" else Isolation.MPS
@@ -142,15 +149,78 @@ def measure(table: str, out: Path, deadline_s: float) -> int:
     file = engine.write_service(out / f"steps-{table}.yaml", engine.model_directory(out), mode)
     config = engine.require_engine(file)
     sampling = Sampling(min_steps=10, max_steps=200, seconds=1.0, warm_up_s=0.5)
-    points_file = out / f"steps-{table}.json"
+    points_file, failed_file = out / f"steps-{table}.json", out / f"steps-{table}-failed.json"
+    failed: dict[str, str] = json.loads(failed_file.read_text()) if failed_file.exists() else {}
+
+    def keep(profile: Profile) -> None:
+        write(points_file, profile)
+        (out / f"steps-{table}-table.json").write_text(json.dumps(TABLES[table](profile.points), indent=1))
+
     with open_bench(config, sampling, Commands()) as bench:
         profile = begin(points_file, config, bench, sampling)
-        clock = Clock(deadline_s=deadline_s, point_s=3.0)
-        profile = measure_all(
-            bench, profile, PLANS[table], clock, lambda each: write(points_file, each), print
-        )
-    (out / f"steps-{table}-table.json").write_text(json.dumps(TABLES[table](profile.points), indent=1))
-    return 0 if len(profile.points) >= len(PLANS[table]) else EXIT_TIME_IS_UP
+        clock = Clock(deadline_s=deadline_s - TEARDOWN_S, point_s=3.0)
+        profile = measure_settings(bench, profile, PLANS[table], clock, keep, failed)
+        failed_file.write_text(json.dumps(failed, indent=1))
+    return exit_code(PLANS[table], profile, failed)
+
+
+def measure_settings(
+    bench: Bench,
+    profile: Profile,
+    plan: Sequence[Setting],
+    clock: Clock,
+    keep: Callable[[Profile], None],
+    failed: dict[str, str],
+) -> Profile:
+    """What can be measured in the time; `failed` gets why a setting was not, and loses it once it is. Those in it come last.
+
+    A share that is not granted leaves the lanes as they are; after any other failure of a lane another process must go on.
+    """
+    from semipd_engine.profiling.lane_bench import NotGranted  # noqa: PLC0415
+    from semipd_engine.profiling.measuring import measure_all  # noqa: PLC0415
+
+    left = sorted(plan, key=lambda setting: str(setting) in failed)
+    noting = _Noting(bench)
+    latest = profile
+
+    def note(each: Profile) -> None:
+        nonlocal latest
+        latest = msgspec.structs.replace(each, planned=len(plan))
+        failed.pop(str(each.points[-1].setting), None)
+        keep(latest)
+
+    while True:
+        try:
+            measure_all(noting, latest, left, clock, note, print)
+            return latest
+        except SemipdError as error:
+            assert noting.setting is not None
+            print(f"{noting.setting}: {error}", flush=True)
+            failed[str(noting.setting)] = str(error)
+            left.remove(noting.setting)
+            if not isinstance(error, NotGranted):
+                return latest
+
+
+class _Noting:
+    """A bench that tells which setting it was asked for last."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self.setting: Setting | None = None
+
+    def measure(self, setting: Setting) -> Point:
+        self.setting = setting
+        return self._bench.measure(setting)
+
+
+def exit_code(plan: Sequence[Setting], profile: Profile, failed: Mapping[str, str]) -> int:
+    """1 where only settings that failed are left."""
+    measured = {point.setting for point in profile.points}
+    left = [str(setting) for setting in plan if setting not in measured]
+    if all(setting in failed for setting in left):
+        return 1 if left else 0
+    return EXIT_TIME_IS_UP
 
 
 if __name__ == "__main__":
