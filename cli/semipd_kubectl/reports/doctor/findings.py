@@ -109,6 +109,6 @@ def watched_namespace(deployment: Object | ApiError, own: str) -> str | None:
         return None
     containers = deployment["spec"].get("template", {}).get("spec", {}).get("containers") or []
     variables = [each for container in containers for each in container.get("env") or []]
-    given = next((each for each in variables if each["name"] == WATCH_NAMESPACE), {})
+    given: Object = next((each for each in variables if each["name"] == WATCH_NAMESPACE), {})
     field = ((given.get("valueFrom") or {}).get("fieldRef") or {}).get("fieldPath")
     return own if field == "metadata.namespace" else given.get("value") or None
