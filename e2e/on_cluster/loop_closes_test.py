@@ -162,7 +162,7 @@ def assert_attainment_recovers(replayed: Replayed, first_move: Sequence[Asked]) 
     print(f"{before} of 1000 attained until all pods had followed, {after} after that")
     assert before is not None
     assert after is not None
-    assert after >= min(before, NEEDED_PERMILLE)
+    assert after >= NEEDED_PERMILLE or after > before
 
 
 @pytest.mark.timeout(2000)

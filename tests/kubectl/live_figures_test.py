@@ -10,8 +10,10 @@ from msgspec.structs import replace as changed
 from played_cluster import engine_report
 
 from semipd_core.telemetry import EngineReport
+from semipd_kubectl.api.connection import Answer
 from semipd_kubectl.draw.top import draw_top
 from semipd_kubectl.observe.objects import Fleet, PodView, PodWindow, ServiceView, Windows
+from semipd_kubectl.observe.windows import fetch_windows
 from semipd_kubectl.reports.live import TopReport, build_top
 from semipd_kubectl.reports.values import Split
 
@@ -86,6 +88,33 @@ def test_a_pod_that_does_not_answer_is_no_data_and_takes_nothing_from_the_others
 def test_the_state_of_a_window(report: EngineReport, state: str, queued: int | None) -> None:
     figures = top(a=answered(report)).services[0].figures
     assert (figures.state, figures.queued) == (state, queued)
+
+
+@pytest.mark.parametrize("ahead_s", [-15.0, 0.4, 15.0, 3600.0])
+def test_clocks_that_disagree_make_no_figure_stale_or_fresh(ahead_s: float) -> None:
+    def of_its_clock(*, age_s: float) -> PodWindow:
+        report = engine_report(now_s=NOW_S + ahead_s - age_s)
+        return PodWindow(reports=(report,), date_s=NOW_S + ahead_s)
+
+    found = top(a=answered(engine_report(now_s=NOW_S)), b=of_its_clock(age_s=0), c=of_its_clock(age_s=30))
+    pods = found.services[0].pods
+    assert [pod.problem is None for pod in pods] == [True, True, False]
+    assert [pod.figures.judged for pod in pods] == [10, 10, 0]
+    assert [pod.granted is None for pod in pods] == [False, False, True]
+    figures = found.services[0].figures
+    assert (figures.judged, figures.engines, figures.attainment_permille) == (20, 2, 900)
+
+
+def test_one_clock_that_is_ahead_is_not_the_tables() -> None:
+    class Answers:
+        def fetch(self, path: str, timeout_s: float) -> Answer:
+            date_s = NOW_S + (15 if "/a:" in path else 0)
+            return Answer(code=200, body=b"[]", date_s=date_s)
+
+    pods = [("team-a", PodView(name=name, address="10.0.0.1")) for name in "abc"]
+    found = fetch_windows(Answers(), pods)  # type: ignore[arg-type]
+    assert found.now_s == NOW_S
+    assert found.pods["team-a", "a"].date_s == NOW_S + 15
 
 
 def test_shares_are_those_that_most_engines_have() -> None:

@@ -11,6 +11,9 @@ from semipd_kubectl.errors import ApiError, Forbidden, NoSuchKind, NotThere
 
 UNAUTHORIZED, FORBIDDEN, NOT_FOUND = 401, 403, 404
 INSTALL = "kubectl apply --server-side -k manifests/default"
+# Of an installation for one namespace: an operator of the whole cluster beside it would serve that namespace twice.
+INSTALL_ONCE = "kubectl apply --server-side -k manifests/cluster"
+INSTALL_NAMESPACED = "kubectl apply --server-side -k manifests/namespaced"
 
 
 def failure_of(code: int, body: bytes, path: str) -> ApiError:

@@ -10,8 +10,8 @@ from semipd_kubectl.api.connection import POOL_SIZE, Connection
 from semipd_kubectl.errors import ApiError
 from semipd_kubectl.observe.objects import build_fleet
 from semipd_kubectl.observe.threads import request_threads
-from semipd_kubectl.reports.doctor.access import OPERATOR_NEEDS, OWNER_NEEDS, OWNER_WISHES
-from semipd_kubectl.reports.doctor.findings import CRDS, OPERATOR, Findings, Need
+from semipd_kubectl.reports.doctor.access import OWNER_NEEDS, OWNER_WISHES, operator_needs
+from semipd_kubectl.reports.doctor.findings import CRDS, OPERATOR, Findings, Need, watched_namespace
 
 _T = TypeVar("_T")
 
@@ -37,7 +37,9 @@ def observe_installation(api: Connection, namespace: str | None, operator_namesp
         services = later(api.list, paths.SERVICES.path(namespace))
         account = f"system:serviceaccount:{operator_namespace}:{OPERATOR}"
         caller = {need: later(_may, api, need, namespace, None) for need in (*OWNER_NEEDS, *OWNER_WISHES)}
-        operator = {need: later(_may, api, need, None, account) for need in OPERATOR_NEEDS}
+        found_deployment = deployment()
+        watched = watched_namespace(found_deployment, operator_namespace)
+        operator = {need: later(_may, api, need, watched, account) for need in operator_needs(watched)}
         found_classes, found_services = classes(), services()
         return Findings(
             now_s=api.now_s(),
@@ -45,7 +47,7 @@ def observe_installation(api: Connection, namespace: str | None, operator_namesp
             operator_namespace=operator_namespace,
             version=version,
             crds={name: read() for name, read in crds.items()},
-            deployment=deployment(),
+            deployment=found_deployment,
             lease=lease(),
             classes=found_classes,
             caller=_all_or_error(caller),
@@ -64,12 +66,12 @@ def observe_installation(api: Connection, namespace: str | None, operator_namesp
 
 
 def _may(api: Connection, need: Need, namespace: str | None, user: str | None) -> bool:
-    """`user` None: the caller. Raises: ApiError."""
+    """`namespace` None: everywhere. `user` None: the caller. Raises: ApiError."""
     attributes = {"verb": need.verb, "group": need.group, "resource": need.resource}
     if need.sub:
         attributes["subresource"] = need.sub
-    if namespace is not None:
-        attributes["namespace"] = namespace
+    if (place := need.place(namespace)) is not None:
+        attributes["namespace"] = place
     spec: dict[str, object] = {"resourceAttributes": attributes}
     if user is not None:
         spec |= {"user": user, "groups": ["system:serviceaccounts", "system:authenticated"]}

@@ -118,7 +118,7 @@ class PodWindow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Windows:
-    """By (namespace, pod). `now_s`: the newest clock among the answers, as this machine's may be another."""
+    """By (namespace, pod). `now_s`: the middle clock of the answers, as this machine's may be another."""
 
     pods: dict[tuple[str, str], PodWindow]
     now_s: float

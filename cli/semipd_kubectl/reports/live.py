@@ -11,6 +11,7 @@ from semipd_core.service_settings import slo_targets
 from semipd_core.slo.pooled import classify, pool_reports
 from semipd_core.telemetry import EngineReport, SloTargets, Wire
 from semipd_kubectl.observe.objects import Fleet, PodWindow, ServiceView, Windows
+from semipd_kubectl.reports.clocks import by_clock
 from semipd_kubectl.reports.values import Split, split_of, unix_s
 
 STALE_AFTER_S = 10.0  # an older window of a front end is no data
@@ -74,7 +75,7 @@ class ServiceLive(Wire, frozen=True, kw_only=True):
 
 
 class TopReport(Wire, frozen=True, kw_only=True):
-    """`at` is unix time by the clock of who answered."""
+    """`at` is unix time by the middle one of the clocks of those who answered."""
 
     at: float
     window_seconds: float
@@ -93,7 +94,10 @@ def build_top(fleet: Fleet, windows: Windows, window_s: float) -> TopReport:
 
 def build_live(view: ServiceView, windows: Windows, window_s: float) -> ServiceLive:
     slo = slo_targets(view.service.spec.slo)
-    found = {pod.name: windows.pods.get((view.namespace, pod.name), MISSING) for pod in view.pods}
+    found = {
+        pod.name: by_clock(windows.pods.get((view.namespace, pod.name), MISSING), windows.now_s)
+        for pod in view.pods
+    }
     everything = [report for window in found.values() for report in window.reports]
     requested, granted = _shares(_current(everything, windows.now_s))
     canaries = view.canaries
@@ -119,7 +123,7 @@ def build_live(view: ServiceView, windows: Windows, window_s: float) -> ServiceL
 
 
 def figures_of(reports: Sequence[EngineReport], slo: SloTargets, now_s: float, window_s: float) -> Figures:
-    """`now_s`: unix time by the engines' clock. A stale report counts for nothing."""
+    """`now_s`: unix time by the clock that `reports` are by. A stale report counts for nothing."""
     window = pool_reports(reports, since_s=now_s - window_s, now_s=now_s, stale_after_s=STALE_AFTER_S)
     known = window.engines > 0
     return Figures(

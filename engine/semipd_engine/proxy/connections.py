@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 
 import httpx
@@ -12,6 +13,15 @@ CONNECT_TIMEOUT_S = 2.0
 ASK_TIMEOUT_S = 1.0
 KEEP_ALIVE_S = 2.0  # shorter than the front ends', so that none is reused while it is being closed there
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=KEEP_ALIVE_S)
+# A node that loses its power closes nothing, and an answer may take as long as it likes: only the peer's kernel can tell.
+# An idle connection is given up 20 s after the last sign of it, as is one with bytes that nobody acknowledges.
+_LIVENESS = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5),  # s
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),  # s
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 20_000),  # ms
+)
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -26,7 +36,10 @@ class Connections:
     async def send(
         self, upstream: Upstream, method: str, target: str, headers: Headers, body: bytes
     ) -> httpx.Response:
-        """The response with its body unread; to be closed. Raises: httpx.TransportError."""
+        """The response with its body unread; to be closed. It may take for ever, but a peer that has vanished is noticed.
+
+        Raises: httpx.TransportError.
+        """
         return await self._send(upstream, method, target, headers, body, read_timeout_s=None)
 
     async def is_ready(self, upstream: Upstream) -> bool:
@@ -59,7 +72,12 @@ class Connections:
     def _transport(self, address: Address) -> httpx.AsyncHTTPTransport:
         found = self._transports.get(address)
         if found is None:
-            found = httpx.AsyncHTTPTransport(uds=address.socket_path, limits=_LIMITS, trust_env=False)
+            found = httpx.AsyncHTTPTransport(
+                uds=address.socket_path,
+                limits=_LIMITS,
+                trust_env=False,
+                socket_options=_LIVENESS if address.socket_path is None else (),
+            )
             self._transports[address] = found
         return found
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from semipd_core.api.fields import GROUP
-from semipd_kubectl.api.failures import INSTALL
-from semipd_kubectl.errors import ApiError
+from semipd_kubectl.api.failures import INSTALL, INSTALL_NAMESPACED
+from semipd_kubectl.errors import ApiError, NotThere
 from semipd_kubectl.reports.doctor.findings import (
     OPERATOR,
     Check,
@@ -60,6 +60,14 @@ OPERATOR_NEEDS = (
     *_needs("list watch", "discovery.k8s.io", "endpointslices"),
     *_needs("create patch", "events.k8s.io", "events"),
 )
+_COUNTS_OF_CLASSES = _needs("patch", GROUP, "semipdclasses/status")
+
+
+def operator_needs(watched: str | None) -> tuple[Need, ...]:
+    """`watched`: the one namespace that it serves. Such an operator writes no class's status; None: all namespaces."""
+    if watched is None:
+        return OPERATOR_NEEDS
+    return tuple(need for need in OPERATOR_NEEDS if need not in _COUNTS_OF_CLASSES)
 
 
 def check_caller(found: Findings) -> Iterator[Check]:
@@ -95,10 +103,16 @@ def check_operator_access(found: Findings) -> Check:
     name = "operator's rights"
     if isinstance(found.operator, ApiError):
         return unknown(name, found.operator)
-    missing = _missing(found.operator, OPERATOR_NEEDS)
+    if isinstance(found.deployment, ApiError) and not isinstance(found.deployment, NotThere):
+        return unknown(name, found.deployment)  # it says where the rights are needed
+    needs, where = operator_needs(found.watched), ""
+    if found.watched is not None:
+        where = f" in namespace {found.watched}"
+    missing = _missing(found.operator, needs)
     if missing:
-        return failed(name, f"{OPERATOR} may not {_some(missing)}", INSTALL)
-    return passed(name, f"{OPERATOR} may do all {len(OPERATOR_NEEDS)} things that it does")
+        remedy = INSTALL if found.watched is None else INSTALL_NAMESPACED
+        return failed(name, f"{OPERATOR} may not {_some(missing)}{where}", remedy)
+    return passed(name, f"{OPERATOR} may do all {len(needs)} things that it does{where}")
 
 
 def _missing(reviews: Mapping[Need, bool], needs: tuple[Need, ...]) -> list[Need]:

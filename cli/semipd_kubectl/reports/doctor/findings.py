@@ -14,6 +14,10 @@ from semipd_kubectl.observe.objects import Fleet
 Object = Mapping[str, Any]
 OPERATOR = "semipd-operator"  # name of the Deployment, its account and its Lease
 OPERATOR_NAMESPACE = "semipd-system"
+WATCH_NAMESPACE = (
+    "SEMIPD_OPERATOR_WATCH_NAMESPACE"  # of the operator's environment; absent: the whole cluster
+)
+CLUSTER_SCOPED = frozenset({"semipdclasses"})  # plurals, of what anybody needs
 CRDS = ("semipdclasses.semipd.io", "semipdpartitions.semipd.io", "semipdservices.semipd.io")
 
 
@@ -25,6 +29,10 @@ class Need:
     group: str
     resource: str
     sub: str = ""
+
+    def place(self, namespace: str | None) -> str | None:
+        """Where to ask for it, for one who needs it in `namespace` (None: everywhere)."""
+        return None if self.resource in CLUSTER_SCOPED else namespace
 
     def __str__(self) -> str:
         group = f".{self.group}" if self.group else ""
@@ -51,6 +59,10 @@ class Findings:
     pods: Sequence[Object] | ApiError  # of the whole cluster
     runtime_classes: Sequence[Object] | ApiError
     fleet: Fleet | ApiError
+
+    @property
+    def watched(self) -> str | None:
+        return watched_namespace(self.deployment, self.operator_namespace)
 
 
 class Verdict(StrEnum):
@@ -89,3 +101,14 @@ def unknown(name: str, error: ApiError) -> Check:
 def condition(found: Object, kind: str) -> Mapping[str, str]:
     conditions = (found.get("status") or {}).get("conditions") or []
     return next((each for each in conditions if each.get("type") == kind), {})
+
+
+def watched_namespace(deployment: Object | ApiError, own: str) -> str | None:
+    """The one that an operator of `deployment`, in the namespace `own`, serves; None: all, or not known."""
+    if isinstance(deployment, ApiError):
+        return None
+    containers = deployment["spec"].get("template", {}).get("spec", {}).get("containers") or []
+    variables = [each for container in containers for each in container.get("env") or []]
+    given: Object = next((each for each in variables if each["name"] == WATCH_NAMESPACE), {})
+    field = ((given.get("valueFrom") or {}).get("fieldRef") or {}).get("fieldPath")
+    return own if field == "metadata.namespace" else given.get("value") or None

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from semipd_core.api.fields import API_VERSION
 from semipd_core.api.service_class import DEFAULT_CLASS_ANNOTATION
-from semipd_kubectl.api.failures import INSTALL
+from semipd_kubectl.api.failures import INSTALL, INSTALL_ONCE
 from semipd_kubectl.errors import ApiError, NotThere
 from semipd_kubectl.reports.doctor.findings import (
     OPERATOR,
@@ -46,12 +46,12 @@ def check_version(found: Findings) -> Check:
 
 def check_crds(found: Findings) -> Iterator[Check]:
     for crd_name, crd in found.crds.items():
-        yield _check_crd(f"CRD {crd_name}", crd)
+        yield _check_crd(f"CRD {crd_name}", crd, _install_of_the_cluster(found))
 
 
-def _check_crd(name: str, crd: Object | ApiError) -> Check:
+def _check_crd(name: str, crd: Object | ApiError, install: str) -> Check:
     if isinstance(crd, NotThere):
-        return failed(name, "it is not installed", INSTALL)
+        return failed(name, "it is not installed", install)
     if isinstance(crd, ApiError):
         return unknown(name, crd)
     if condition(crd, "Established").get("status") != "True":
@@ -141,6 +141,7 @@ def check_policies(found: Findings) -> Iterator[Check]:
 
 
 def _check_policy(found: Findings, name: str, without: str) -> Check:
+    install = _install_of_the_cluster(found)
     title = "agents' policy" if name == AGENT_POLICY else "classes' policy"
     if isinstance(found.policies, ApiError):
         return unknown(title, found.policies)
@@ -148,11 +149,16 @@ def _check_policy(found: Findings, name: str, without: str) -> Check:
         return unknown(title, found.bindings)
     policy = next((each for each in found.policies if each["metadata"]["name"] == name), None)
     if policy is None:
-        return failed(title, f"no {name}: {without}", INSTALL)
+        return failed(title, f"no {name}: {without}", install)
     bound = [each for each in found.bindings if each["spec"].get("policyName") == name]
     if not any("Deny" in each["spec"].get("validationActions", []) for each in bound):
-        return failed(title, f"{name} is not bound with Deny: it stops nobody", INSTALL)
+        return failed(title, f"{name} is not bound with Deny: it stops nobody", install)
     warnings = ((policy.get("status") or {}).get("typeChecking") or {}).get("expressionWarnings")
     if warnings:
-        return warned(title, f"{name}: {warnings[0].get('warning', '')}", INSTALL)
+        return warned(title, f"{name}: {warnings[0].get('warning', '')}", install)
     return passed(title, f"{name} is bound")
+
+
+def _install_of_the_cluster(found: Findings) -> str:
+    """What brings the kinds and policies, and no second operator."""
+    return INSTALL if found.watched is None else INSTALL_ONCE
