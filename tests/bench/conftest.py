@@ -120,10 +120,10 @@ def build_status(switches=(), decisions=()) -> AgentStatus:
 
 @dataclass
 class FakeAgent:
-    """An agent's HTTP whose one switch starts `switch_after_s` after `begun_unix_s`."""
+    """An agent's HTTP whose one switch starts `switch_after_s` after it is first asked."""
 
     switch_after_s: float
-    begun_unix_s: float = field(default_factory=time.time)
+    begun_unix_s: float = float("inf")
 
     @contextlib.asynccontextmanager
     async def serve(self, run_dir: Path) -> AsyncIterator[FakeAgent]:
@@ -150,6 +150,7 @@ class FakeAgent:
         return time.time() >= self.begun_unix_s + self.switch_after_s
 
     async def status(self, request: Request) -> Response:
+        self.begun_unix_s = min(self.begun_unix_s, time.time())
         switch = build_switch(self.begun_unix_s + self.switch_after_s)
         decision = DecisionStatus(
             at_s=switch.at_s, loop="cluster", engine_id=None, partition=switch.to_partition, changed=True,

@@ -18,6 +18,7 @@ from typing import Any
 
 import psutil
 import pytest
+from running_service import free_port
 
 from semipd_cli.__main__ import main
 
@@ -34,13 +35,6 @@ spec:
   resources: {device: CPU}
   drain: {timeoutSeconds: 5}
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def wait_for(condition: Callable[[], Any], timeout_s: float = 30.0) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from semipd_core.engine.split_choice import SplitChoice, SplitSettings
@@ -62,6 +62,10 @@ def speed_at(curve: ShareCurve, share: int) -> float:
 
 
 @settings(max_examples=25, deadline=None)
+@example(
+    prefill=ShareCurve(saturation_percent=24.0, bandwidth_slowdown=0.5),
+    decode=ShareCurve(saturation_percent=24.0),
+)
 @given(prefill=curves, decode=curves)
 def test_a_known_curve_is_recovered_from_noisy_steps(prefill, decode):
     true = RoleCurves(prefill=prefill, decode=decode)
@@ -73,7 +77,8 @@ def test_a_known_curve_is_recovered_from_noisy_steps(prefill, decode):
     ):  # fmt: skip
         found = model.curve_of(role)
         for share in shares:
-            assert speed_at(found, share) == pytest.approx(speed_at(expected, share), rel=0.15)
+            # Saturations that the learner knows are 10 points apart: 25 may be found as 20.
+            assert speed_at(found, share) == pytest.approx(speed_at(expected, share), rel=0.26)
     assert model.is_trusted
     rows = 64
     found_ms = model.decode_ms(rows=rows, context_tokens=rows * 1000) / model.curve_of(

@@ -65,8 +65,7 @@ def test_every_split_is_one_that_the_driver_can_make_within_the_bounds_or_what_a
     try:
         splits = legal_splits(sm_count, granularity, minimum, bounds, layout)
     except InvalidSpec:
-        assume(False)
-        raise
+        return
     assert 1 <= len(splits) <= MAX_SPLITS
     assert list(splits) == sorted(set(splits), key=lambda each: each.prefill_sms)
     for each in splits:

@@ -232,8 +232,18 @@ def test_an_operator_that_is_killed_and_comes_back_writes_nothing(
         ("SemiPDPartition", "quiet-1"),
         *((kind, "quiet") for kind in CHILDREN),
     ]
-    time.sleep(2)
-    before = {key: cluster.get(*key)["metadata"]["resourceVersion"] for key in names}
+
+    def versions_after_a_while() -> dict[tuple[str, str], str] | None:
+        """None while somebody writes."""
+        found = {key: cluster.get(*key)["metadata"]["resourceVersion"] for key in names}
+        time.sleep(3)
+        return (
+            found
+            if found == {key: cluster.get(*key)["metadata"]["resourceVersion"] for key in names}
+            else None
+        )
+
+    before = cluster.wait(versions_after_a_while, "nobody writes any more")
     os.kill(operator.process.pid, signal.SIGKILL)
     operator.process.wait(10)
     with OperatorProcess(

@@ -25,10 +25,10 @@ async def test_open_requests_finish_within_the_drain_time(
     prompts = [[chooser.randrange(3, 384) for _ in range(30)] for _ in range(40)]
     manifest = service_manifest(f"file://{tiny_llama_dir}", replicas=replicas, drain={"timeoutSeconds": 60})
     with RunningService(tmp_path, manifest) as service:
-        load = asyncio.create_task(service.complete_all(prompts, 150))
+        load = asyncio.create_task(service.complete_all(prompts, 220))
         await service.until_open(len(prompts) // 2)
         service.up.send_signal(signal.SIGTERM)
-        await asyncio.to_thread(service.wait_until, lambda: not is_ready(service), 2)
+        await asyncio.to_thread(service.wait_until, lambda: not is_ready(service), 60)
         assert not load.done(), "the load must outlast the signal for this to mean anything"
         completions = await load
         assert [each.finish for each in completions] == ["length"] * len(prompts)

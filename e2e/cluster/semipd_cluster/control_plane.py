@@ -5,6 +5,9 @@ Alone, nothing reconciles: no garbage collection, no namespace deletion, no sche
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import os
 import shutil
 import socket
 import time
@@ -26,8 +29,11 @@ FIRST_SERVICE_ADDRESS = "10.96.0.1"
 ISSUER = "https://kubernetes.default.svc.cluster.local"
 OWN_DIRECTORIES = ("etcd", "logs", "pki")
 READY_TIMEOUT_S = 60.0
+FIRST_PORT, PORTS_PER_WORKER = 12_000, 4_000
 ALONE = ("--disable-admission-plugins=ServiceAccount", "--endpoint-reconciler-type=none")
 WITH_NODES = ("--enable-admission-plugins=NodeRestriction",)
+
+_numbers = itertools.count(os.getpid() * 7)
 
 
 class ControlPlane:
@@ -147,9 +153,11 @@ class ControlPlane:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on now: another process may still take one before its owner does."""
-    sockets = [socket.create_server((LOOPBACK, 0)) for _ in range(count)]
-    ports: list[int] = [held.getsockname()[1] for held in sockets]
-    for held in sockets:
-        held.close()
-    return ports
+    """Ports nobody listens on, below those that the kernel gives out by itself; each worker of pytest has its own part."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 4
+    found: list[int] = []
+    while len(found) < count:
+        port = FIRST_PORT + PORTS_PER_WORKER * worker + next(_numbers) % PORTS_PER_WORKER
+        with contextlib.suppress(OSError), socket.create_server((LOOPBACK, port)):
+            found.append(port)
+    return found

@@ -86,7 +86,7 @@ def trim_partition(found: Object) -> Object:
             key: value for key, value in found["status"].items() if key != "lastHeartbeatTime"
         }
     try:
-        partition = codec.decode_partition(share_words(counted))
+        partition = codec.read_partition(share_words(counted))
     except InvalidSpec as error:
         _log.warning("partition not read", name=metadata["name"], problem=str(error))
         partition = None

@@ -133,7 +133,9 @@ class SteplessCoordinator:
     def _write_trace(self) -> None:
         """For the test: a lost lane must be confirmed."""
         trace = {"lost": self.lost, "confirmed": self.confirmed}
-        Path(self.config.directory, "trace.json").write_text(json.dumps(trace), encoding="utf-8")
+        new = Path(self.config.directory, "trace.new")
+        new.write_text(json.dumps(trace), encoding="utf-8")
+        new.rename(new.with_suffix(".json"))
 
     def _report(self) -> CoordinatorReport:
         lanes = [(hello, True) for hello in self.active.values()]
