@@ -191,7 +191,7 @@ def measure_settings(
 
     while True:
         try:
-            measure_all(noting, latest, left, clock, note, print)
+            measure_all(noting, latest, left, clock, note, print, failures_max=1)
             return latest
         except SemipdError as error:
             assert noting.setting is not None

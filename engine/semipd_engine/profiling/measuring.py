@@ -68,10 +68,11 @@ def measure_all(
     clock: Clock,
     keep: Callable[[Profile], None],
     say: Callable[[str], None],
+    failures_max: int = FAILURES_MAX,
 ) -> Profile:
     """Until the plan is done or the time is up; `keep` gets the profile after each point.
 
-    A setting whose lanes fail is left out, for this run. Raises: what a bench raises; DeviceError after FAILURES_MAX in a row.
+    A setting whose lanes fail is left out, for this run. Raises: what a bench raises; DeviceError after `failures_max` in a row.
     """
     profile = msgspec.structs.replace(profile, planned=len(plan))
     done = {point.setting for point in profile.points}
@@ -84,7 +85,7 @@ def measure_all(
         except (LaneLost, NotGranted) as error:
             left_out, failures, clock.last = left_out + 1, failures + 1, None  # other lanes come next
             say(f"left out: {setting}: {error}")
-            if failures == FAILURES_MAX:
+            if failures == failures_max:
                 raise
             continue
         failures = 0
