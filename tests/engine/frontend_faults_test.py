@@ -304,6 +304,21 @@ async def test_who_does_not_know_yet_is_served_for_the_lag_of_the_drain(tmp_path
                 assert await each.is_closed()
 
 
+async def test_a_stream_that_ends_within_the_lag_is_the_last_of_its_connection(tmp_path: Path) -> None:
+    """Its head left before the drain and could not say so; a client that kept the connection would be reset later."""
+    async with public_front_end(tmp_path) as (front_end, port), KeptConnection.open(port) as kept:
+        front_end.coordinator.model = say("the quick brown fox " * 8)
+        front_end.coordinator.pause_s = 0.05
+        body = msgspec.json.encode(completion(stream=True))
+        kept.send_head(COMPLETIONS, body)
+        kept.send(body)
+        async with asyncio.timeout(20):
+            head = await kept.reader.readuntil(b"\r\n\r\n")
+            assert b"connection: close" not in head.lower()
+            await front_end.client.post("/internal/drain", params={"lagSeconds": 60})
+            assert (await kept.reader.read()).endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+
+
 async def test_an_api_key_guards_v1_and_nothing_else(tmp_path):
     async with running_front_end(tmp_path, api_key="s3cret") as front_end:
         for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "s3cret"}):

@@ -50,6 +50,7 @@ async def run(config: EngineConfig) -> None:
     front_end = FrontEnd(config=config, link=CoordinatorLink(config.coordinator_socket))
     internal = build_listener(build_app(front_end, internal=True), graceful_s=None)
     public = build_listener(build_app(front_end, internal=False), graceful_s=None)
+    front_end.on_drain = public.end_after_answers
     listeners, sockets = [internal], []
     if config.port is not None:
         listeners.append(public)

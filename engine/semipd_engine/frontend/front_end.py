@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from semipd_core.engine_config import EngineConfig
@@ -32,6 +33,7 @@ class FrontEnd:
     model: ServedModel | None = None  # None: the memory server has not written it yet
     draining: bool = False  # not ready; connections close after their answer
     closes_at_s: float = 0.0  # monotonic; while draining, there are no new connections from then on
+    on_drain: Callable[[], None] = lambda: None  # called once, as a drain begins
     num_in_flight: int = 0  # HTTP requests under /v1, until their last byte is written
     slo: SloTargets = field(init=False)  # of requests that come from now on
     requests: OpenRequests = field(init=False)
@@ -54,6 +56,7 @@ class FrontEnd:
         if not self.draining:
             self.draining = True
             self.closes_at_s = self.clock.monotonic_s() + lag_s
+            self.on_drain()
 
     def cut(self) -> None:
         """The time to drain is over: what is open ends with an error."""

@@ -11,6 +11,7 @@ from collections.abc import Generator
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from semipd_core.errors import InvalidSpec
 
@@ -27,6 +28,16 @@ class Listener(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         yield
+
+    def end_after_answers(self) -> None:
+        """What is answered now is the last on its connection: a head that has left could not say so.
+
+        So a connection that is idle at the end of a drain's lag has been idle for all of it, longer than most clients keep one.
+        """
+        for connection in self.server_state.connections:
+            cycle = connection.cycle if isinstance(connection, H11Protocol) else None
+            if cycle is not None and not cycle.response_complete:
+                cycle.keep_alive = False
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """No new connections from now on, idle ones are closed, the others after their answer."""

@@ -65,6 +65,7 @@ class Proxy:
     async def _end(self, listener: Listener, drain: Drain) -> None:
         """Not ready, then nothing new, then nothing open, then gone."""
         self.app.draining = True
+        listener.end_after_answers()
         _log.info("draining", open_requests=self.app.num_in_flight, lag_s=drain.lag_s)
         await asyncio.sleep(drain.lag_s)
         listener.should_exit = True
