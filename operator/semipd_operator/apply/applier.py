@@ -91,7 +91,7 @@ class Applier:
             raise
 
     async def apply_partition(self, manifest: Manifest) -> None:
-        """Raises: Fenced, ApiError, httpx2.HTTPError."""
+        """Raises: Fenced, FieldOwned, ApiError, httpx2.HTTPError."""
         self._fence()
         await self._write(manifest)
         self.writes += 1
