@@ -69,7 +69,7 @@ class Operator:
             client, settings.watch_namespace, self._note_dirty, self._note_gone, self._note_class
         )
         self.census = Census(client, settings.watch_namespace, self.world)
-        self.listed = Listed(client, self.world)
+        self.listed = Listed(client, self.world, settings.watch_namespace)
         self.class_statuses = ClassStatuses(self.world, self.applier, self.listed)
         self.kopf_watch = KopfWatch(
             client, settings.watch_namespace, self.world, settings.identity, self.listed.begin_anew

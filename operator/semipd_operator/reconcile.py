@@ -54,7 +54,7 @@ class Reconciler:
         self._recorder = recorder
         self._census = census
         self._now = now
-        self._scaler = Scaler(applier, now)
+        self._scaler = Scaler(applier, self._write_status, now)
         self._admitted = AdmittedPods(world)
         self._not_asked: dict[Key, list[Failure]] = {}  # partitions that the last turn could not write
 
@@ -167,9 +167,7 @@ class Reconciler:
         if _step_of(status.rollout) == _step_of(plan.status.rollout):
             return observed
         said = codec.encode(replace(status, rollout=plan.status.rollout))
-        version = await self._applier.apply_status(
-            key.name, key.namespace, said, service.metadata.resource_version
-        )
+        version = await self._write_status(key, said, service.metadata.resource_version)
         metadata = replace(service.metadata, resource_version=version)
         return replace(observed, service=replace(service, metadata=metadata))
 
@@ -186,7 +184,7 @@ class Reconciler:
                 status = await self._scaler.scale(key, service, status, plan.scaling)
             else:  # records are taken over from what was seen: where that is not the last word, they would be lost
                 version = None if plan.scaling is None else service.metadata.resource_version
-                await self._applier.apply_status(key.name, key.namespace, encoded, version)
+                await self._write_status(key, encoded, version)
             for transition in find_transitions(service.status, status):
                 await self._recorder.record(service, transition)
 
@@ -207,7 +205,15 @@ class Reconciler:
             return
         since = old["lastTransitionTime"] if old.get("status") == "False" else self._time()
         status["conditions"] = [{**refused, "lastTransitionTime": since}, *others]
-        await self._applier.apply_status(key.name, key.namespace, status)
+        await self._write_status(key, status, None)
+
+    async def _write_status(self, key: Key, status: Manifest, version: str | None) -> str:
+        """As `Applier.apply_status`; the resourceVersion after it."""
+        before = self._world.services.get(key)
+        written = await self._applier.apply_status(key.name, key.namespace, status, version)
+        self._world.note_written(key, before, written)
+        after: str = written["metadata"]["resourceVersion"]
+        return after
 
     def _time(self) -> str:
         return self._now().strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -40,10 +40,13 @@ class Reconciler:
         self.turns.append(key)
 
 
-def leading_operator(server: Server, monkeypatch: pytest.MonkeyPatch) -> tuple[main.Operator, Reconciler]:
+def leading_operator(
+    server: Server, monkeypatch: pytest.MonkeyPatch, namespace: str | None = None
+) -> tuple[main.Operator, Reconciler]:
     monkeypatch.setattr(main, "CLASSES_EVERY_S", 0.001)
     monkeypatch.setattr(main, "CLASSES_RETRY_S", 0.001)
-    operator = main.Operator(OperatorSettings(engine_image="semipd/engine:1"), server, None, Counter())  # type: ignore[arg-type]
+    settings = OperatorSettings(engine_image="semipd/engine:1", watch_namespace=namespace)
+    operator = main.Operator(settings, server, None, Counter())  # type: ignore[arg-type]
     reconciler = Reconciler()
     operator._reconciler = reconciler  # type: ignore[assignment]
     monkeypatch.setattr(operator.election, "is_leading", lambda: True)
@@ -87,10 +90,24 @@ async def test_a_world_that_is_emptied_is_waited_for_again(monkeypatch: pytest.M
     assert reconciler.turns == []
 
 
-async def test_an_operator_that_may_not_list_classes_goes_on_without(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_operator_of_a_namespace_that_may_not_list_classes_goes_on_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     server = Server()
     server.error = refusal(403, "semipdclasses is forbidden")
-    operator, reconciler = leading_operator(server, monkeypatch)
+    operator, reconciler = leading_operator(server, monkeypatch, KEY.namespace)
     await until_noted(operator)
     await operator._reconcile(KEY)
     assert reconciler.turns == [KEY]
+
+
+async def test_a_server_that_has_no_roles_yet_has_not_said_that_there_are_no_classes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = Server()
+    server.error = refusal(403, "semipdclasses is forbidden")
+    operator, reconciler = leading_operator(server, monkeypatch)
+    with pytest.raises(type(server.error)):
+        await operator.listed.look_for_classes()
+    await operator._reconcile(KEY)
+    assert reconciler.turns == []

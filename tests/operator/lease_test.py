@@ -96,6 +96,21 @@ async def test_the_lead_changes_by_counted_time_while_the_wall_clock_stands(
     assert second.is_leading()
 
 
+@pytest.mark.parametrize(("later_s", "is_news"), [(TIMES.retry_s, False), (TIMES.fence_s, True)])
+async def test_a_lead_that_was_lost_between_two_rounds_is_news_again(
+    later_s: float, is_news: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Turns that came in between were left out, and nobody would bring them again."""
+    clocks = Clocks(monkeypatch)
+    first, _ = clocks.elections(Server())
+    await first._round()
+    first.changed.clear()
+    clocks.counted_s += later_s
+    await first._round()
+    assert first.is_leading()
+    assert first.changed.is_set() == is_news
+
+
 def test_the_operator_counts_by_the_monotonic_clock() -> None:
     settings = OperatorSettings(engine_image="semipd/engine:1")
     assert main.Operator(settings, None, None, Counter()).election._now_s is time.monotonic  # type: ignore[arg-type]
