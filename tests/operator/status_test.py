@@ -232,6 +232,13 @@ def test_equal_observations_write_nothing() -> None:
     assert again == first
 
 
+def test_a_new_leader_that_holds_as_the_last_one_did_adds_no_record() -> None:
+    first = build_status(observed(), loop_after(), None, NOW)
+    assert len(first.decisions) == 1
+    again = build_status(with_status(observed(), first), loop_after(now_s=1_000_060.0), None, NOW)
+    assert again.decisions == first.decisions
+
+
 def test_figures_that_wobble_write_nothing() -> None:
     first = build_status(observed(), loop_after(slot(970, 30)), None, NOW)
     assert first.slo is not None

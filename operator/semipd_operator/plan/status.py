@@ -137,7 +137,8 @@ def _decisions(state: ClusterState, old: Sequence[DecisionRecord]) -> tuple[Deci
     older = [record for record in old if record.time < found[-1].time]
     if older and _key(older[0])[1:] == _key(found[-1])[1:]:
         found.pop()
-    return keep_moves([*found, *older], to_unix_s(found[0].time))
+    records = [*found, *older]
+    return keep_moves(records, to_unix_s(records[0].time))
 
 
 def _key(record: DecisionRecord) -> tuple[str, str, PartitionSplit]:
