@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import disruptions
@@ -83,7 +84,8 @@ def test_an_hpa_scales_a_service_under_pressure(
         pytest.skip("the API server of another cluster does not reach this machine's external metrics")
     kubectl.apply(manifest(tiny_model_uri))
     services.wait_settled(kubectl, NAME, 1)
-    with metrics_of_the_leader(kubectl) as url, external_metrics(url, kubectl):
+    system = replace(kubectl, namespace="kube-system")
+    with metrics_of_the_leader(kubectl) as url, external_metrics(url, system):
         kubectl.apply(hpa(kubectl.namespace))
         arguments = [f"--url=http://{NAME}", f"--model={tiny_model.SERVED_NAME}", f"--rate={RATE}"]
         with steady_load(kubectl, installed.operator_image, "load", arguments) as load:
