@@ -5,12 +5,17 @@ The meaning of a window (attainment, percentiles, idle / no data / bad) lives in
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from semipd_core.partition import Role
 
 SLOT_SECONDS = 2  # width of one window slot; slots start at multiples of it in unix time
 SLOTS_KEPT = 60
+MAX_BUCKET = 1000  # of a histogram: no latency comes near, and what its buckets stand for is still a float
+
+Bucket = Annotated[int, msgspec.Meta(ge=0, le=MAX_BUCKET)]
 
 
 class Wire(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
@@ -35,8 +40,8 @@ class WindowSlot(Wire, frozen=True, kw_only=True, omit_defaults=True):
     prompt_tokens: int = 0  # of arrivals
     cached_tokens: int = 0
     output_tokens: int = 0  # sent in this slot
-    ttft_ms: dict[int, int] = msgspec.field(default_factory=dict)
-    tpot_ms: dict[int, int] = msgspec.field(default_factory=dict)
+    ttft_ms: dict[Bucket, int] = msgspec.field(default_factory=dict)
+    tpot_ms: dict[Bucket, int] = msgspec.field(default_factory=dict)
 
 
 class StepSample(Wire, frozen=True, kw_only=True, array_like=True):

@@ -37,10 +37,12 @@ from semipd_operator.rounds import Rounds
 from semipd_operator.settings import OperatorSettings, read_settings
 from semipd_operator.work_queue import WorkQueue
 from semipd_shell import log
-from semipd_shell.api_client import FAILURES, describe, open_api_client
+from semipd_shell.api_client import FAILURES, describe, open_api_client, retry_after_s
 from semipd_shell.informer import Key
 
 LEASE_NAME = "semipd-operator"
+CLASSES_EVERY_S = 0.5  # asked for until all are known
+CLASSES_RETRY_S = 2.0  # after an error
 YOUNG_OBJECTS = (
     50_000  # before a collection: a page of a list is that many, and hardly ever garbage in cycles
 )
@@ -67,7 +69,7 @@ class Operator:
             client, settings.watch_namespace, self._note_dirty, self._note_gone, self._note_class
         )
         self.census = Census(client, settings.watch_namespace, self.world)
-        self.listed = Listed(client, self.world)
+        self.listed = Listed(client, self.world, settings.watch_namespace)
         self.class_statuses = ClassStatuses(self.world, self.applier, self.listed)
         self.kopf_watch = KopfWatch(
             client, settings.watch_namespace, self.world, settings.identity, self.listed.begin_anew
@@ -118,6 +120,7 @@ class Operator:
             tasks.create_task(self.rounds.run(self.election.is_leading))
             if self.settings.watch_namespace is None:
                 tasks.create_task(self.class_statuses.run())
+            tasks.create_task(self._await_classes())
             tasks.create_task(self._resync())
             tasks.create_task(_first_end(informers))
 
@@ -134,14 +137,27 @@ class Operator:
         self.applier.forget((kind, key.namespace, key.name))
 
     async def _reconcile(self, key: Key) -> None:
-        """Without the lead nothing is done: the turn comes again with it. One that fails has ended too."""
+        """Without the lead, or the classes, nothing is done: the turn comes again with them. One that fails has ended too."""
         assert self._reconciler is not None
         try:
-            if self.election.is_leading():
+            if self.election.is_leading() and self.listed.has_classes:
                 with contextlib.suppress(Fenced):
                     await self._reconciler.reconcile(key)
         finally:
             self.health.reconciled()
+
+    async def _await_classes(self) -> None:
+        """Under built-in defaults a service of a default class would be another one, and roll out as such."""
+        while True:
+            delay_s = CLASSES_EVERY_S
+            if not self.listed.has_classes:
+                try:
+                    if await self.listed.look_for_classes():
+                        self._note_dirty(None)
+                except FAILURES as error:
+                    delay_s = max(CLASSES_RETRY_S, retry_after_s(error))
+                    _log.warning("classes not known yet", problem=describe(error), delay_s=delay_s)
+            await asyncio.sleep(delay_s)
 
     async def _resync(self) -> None:
         """All services again when the lead is won, and every so often."""
@@ -151,7 +167,8 @@ class Operator:
                     await self.election.changed.wait()
             if self.election.changed.is_set():
                 self.election.changed.clear()
-                self.rounds.services.clear()  # another may have led meanwhile: take up what the partitions ask for
+                assert self._reconciler is not None
+                self._reconciler.begin_anew()
             try:
                 await self.census.take()
             except FAILURES as error:

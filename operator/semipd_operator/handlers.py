@@ -9,12 +9,14 @@ import kopf
 
 from semipd_core.api.fields import GROUP
 from semipd_operator.kopf_session import Sessions, open_session
+from semipd_operator.observe.trim import plain
 from semipd_operator.observe.world import Object
-from semipd_operator.plan.observed import owns_replicas
 from semipd_shell.informer import Key
 
 VERSION = "v1alpha1"
 WATCH_S = 300  # a watch's length, asked of the server
+# For a minute, after which kopf ends and is begun anew: its own grow until a server that is back is not asked for another 20 s.
+ERROR_BACKOFFS_S = (1.0, 1.0, 2.0, *[3.0] * 19)
 
 
 class Notes(Protocol):
@@ -36,12 +38,12 @@ def build_registry(world: Notes, answers: Counter[str], sessions: Sessions) -> k
     @kopf.on.event(GROUP, VERSION, "semipdservices", registry=registry)
     async def on_service(type: str | None, body: kopf.Body, **_: Any) -> None:  # noqa: A002
         metadata = body["metadata"]
-        found = None if type == "DELETED" else _plain(body)
+        found = None if type == "DELETED" else plain(body)
         world.note_service(Key(metadata["namespace"], metadata["name"]), found)
 
     @kopf.on.event(GROUP, VERSION, "semipdclasses", registry=registry)
     async def on_class(type: str | None, body: kopf.Body, **_: Any) -> None:  # noqa: A002
-        world.note_class(body["metadata"]["name"], None if type == "DELETED" else _plain(body))
+        world.note_class(body["metadata"]["name"], None if type == "DELETED" else plain(body))
 
     return registry
 
@@ -53,21 +55,8 @@ def build_settings() -> kopf.OperatorSettings:
     settings.watching.client_timeout = WATCH_S + 10
     settings.watching.inactivity_timeout = 70
     settings.networking.request_timeout = 30
+    settings.networking.error_backoffs = ERROR_BACKOFFS_S
     settings.posting.enabled = False
     settings.scanning.disabled = True
     settings.process.ultimate_exiting_timeout = None  # it would kill the thread, and so the process
     return settings
-
-
-def _plain(body: kopf.Body) -> dict[str, Any]:
-    """Without what nobody reads: a copy of the last-applied manifest, and who owns which field but spec.replicas."""
-    plain = {key: value for key, value in dict(body).items() if key != "metadata"}
-    metadata = dict(body["metadata"])
-    metadata["managedFields"] = [
-        {**entry, "fieldsV1": {"f:spec": {"f:replicas": {}}}}
-        for entry in metadata.get("managedFields", [])
-        if owns_replicas(entry)
-    ]
-    annotations = dict(metadata.get("annotations", {}))
-    annotations.pop("kubectl.kubernetes.io/last-applied-configuration", None)
-    return {**plain, "metadata": {**metadata, "annotations": annotations}}

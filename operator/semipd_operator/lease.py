@@ -88,7 +88,7 @@ class Election:
         lease = await self._get()
         if lease is None:
             await self._client.create(LEASE(self._manifest(transitions=0)))
-            self._renewed_s = asked_s
+            self._renew(asked_s)
             return
         spec = lease["spec"]
         mine = spec.get("holderIdentity") == self.identity
@@ -105,6 +105,12 @@ class Election:
                 raise
             self._renewed_s = None  # somebody was quicker
             return
+        self._renew(asked_s)
+
+    def _renew(self, asked_s: float) -> None:
+        """A lead that was lost by the clock since the last round is won anew: what was left undone meanwhile is to be done."""
+        if not self.is_leading():
+            self.changed.set()
         self._renewed_s = asked_s
 
     async def _get(self) -> Any:

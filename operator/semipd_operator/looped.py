@@ -28,6 +28,7 @@ class Looped:
     replicas: int = 0  # that the service asks for
     without_shares: frozenset[str] = frozenset()  # pods: no canary is tried there
     is_autoscaled: bool = False  # then every round is news
+    uid: str | None = None  # of the service
 
     @property
     def wish(self) -> Wish:

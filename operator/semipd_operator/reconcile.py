@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from lightkube import ApiError
-
 from semipd_core.api import codec
-from semipd_core.api.conditions import Condition, ConditionStatus, ConditionType, set_condition
+from semipd_core.api.conditions import set_condition
 from semipd_core.api.service import RolloutStatus, SemiPDService, ServiceStatus
 from semipd_core.errors import InvalidSpec
-from semipd_operator.apply.applier import Applier, FieldOwned
+from semipd_operator.admitted import AdmittedPods
+from semipd_operator.apply.applier import Applier
+from semipd_operator.apply.attempts import Failure, attempt, degraded_by
 from semipd_operator.apply.recorder import Recorder
 from semipd_operator.autoscale import Scaler
 from semipd_operator.looped import Looped
 from semipd_operator.observe.census import Census
+from semipd_operator.observe.child import ChildView
 from semipd_operator.observe.revisions import Revisions
-from semipd_operator.observe.world import World
-from semipd_operator.plan.class_choice import choose_class
-from semipd_operator.plan.guard_rails import gpus_per_pod
+from semipd_operator.observe.world import ChildName, World
 from semipd_operator.plan.observed import Observed
 from semipd_operator.plan.partitions import is_asked
-from semipd_operator.plan.plan import Admission, Installation, Plan, admit, asks_for_more, build_plan
+from semipd_operator.plan.plan import Admission, Installation, Plan, admit, build_plan
+from semipd_operator.plan.pod import Manifest
 from semipd_operator.plan.template_trial import Rollout
 from semipd_operator.plan.transitions import find_transitions
 from semipd_operator.plan.trial_status import recorded_rollout
@@ -32,7 +32,7 @@ from semipd_operator.rounds import Rounds
 from semipd_shell import log
 from semipd_shell.informer import Key
 
-BUSY = (429, 503)
+WORKLOADS = ("Deployment", "DaemonSet")
 
 _log = log.logger(__name__)
 
@@ -54,22 +54,36 @@ class Reconciler:
         self._recorder = recorder
         self._census = census
         self._now = now
-        self._scaler = Scaler(applier, now)
+        self._scaler = Scaler(applier, self._write_status, now)
+        self._admitted = AdmittedPods(world)
+        self._not_asked: dict[Key, list[Failure]] = {}  # partitions that the last turn could not write
+
+    def begin_anew(self) -> None:
+        """With the lead: another may have led meanwhile; loops take up what the partitions ask for."""
+        self._rounds.services.clear()
+        self._admitted.clear()
 
     async def reconcile(self, key: Key) -> None:
-        """Raises: Fenced, ApiError, httpx2.HTTPError: to be tried again."""
+        """Raises: Fenced, FieldOwned, ApiError, httpx2.HTTPError: to be tried again."""
         found = self._world.services.get(key)
         if found is None or "deletionTimestamp" in found["metadata"]:
             self._rounds.forget(key)
             self._scaler.forget(key)
             self._revisions.forget(key)
+            self._admitted.forget(key)
+            self._not_asked.pop(key, None)
             return
         try:
             observed = self._world.observe(key)
             admission = admit(
-                observed, self._world.classes.values(), self._installation, self._others_gpus(key, observed)
+                observed,
+                self._world.classes.values(),
+                self._installation,
+                self._admitted.others_gpus(key, observed),
             )
             looped = self._follow(key, observed, admission)
+            if admission.effective is not None:
+                self._admitted.note(key, observed)
         except InvalidSpec as error:
             await self._refuse(key, error)
             return
@@ -109,29 +123,43 @@ class Reconciler:
         if wanted - children.keys() and not await self._census.is_there(key):
             return
         observed = await self._note_rollout(key, observed, plan)
-        conflicts, refusals = [], []
-        for manifest in plan.children:
-            name = (manifest["kind"], manifest["metadata"]["name"])
-            try:
-                await self._applier.apply(manifest, children.get(name))
-            except FieldOwned as error:
-                conflicts.append(str(error))
-            except ApiError as error:  # of this child alone, unless the server has no time for any
-                if error.status.code in BUSY:
-                    raise
-                refusals.append(error)
-        if refusals:
-            raise refusals[0]
-        if plan.children:
-            for kind, child in children.keys() - wanted:
-                await self._applier.delete(kind, key.namespace, child)
+        failures = await self._apply_children(key, plan, children)
         if plan.seeds_replicas:
             metadata = observed.service.metadata
             await self._applier.seed_replicas(key.name, key.namespace, metadata.resource_version)
+        unasked = [each for each in plan.partitions if not _is_asked(observed, each)]
+        names = {_partition_name(each) for each in unasked}
+        known = [each for each in self._not_asked.get(key, ()) if each.what in names]
         # The status first: it says which pods try a split and what the others keep, should this operator die in between.
-        await self._apply_status(key, observed.service, plan, conflicts)
-        for manifest in plan.partitions:
-            await self._apply_partition(observed, manifest)
+        await self._apply_status(key, observed.service, plan, [*failures, *known])
+        self._not_asked[key] = await self._apply_partitions(unasked)
+        to_retry = [each for each in failures if not each.is_field_owned] + self._not_asked[key]
+        if to_retry:
+            raise to_retry[0].error
+
+    async def _apply_children(
+        self, key: Key, plan: Plan, children: Mapping[ChildName, ChildView]
+    ) -> list[Failure]:
+        """A workload that is no longer wanted stays while one of the others is refused: maybe the one in its place."""
+        failures = []
+        for manifest in plan.children:
+            kind, name = manifest["kind"], manifest["metadata"]["name"]
+            write = self._applier.apply(manifest, children.get((kind, name)))
+            failures.append(await attempt(f"{kind} {name}", write))
+        is_refused = any(each is not None and not each.is_field_owned for each in failures)
+        wanted = {(manifest["kind"], manifest["metadata"]["name"]) for manifest in plan.children}
+        for kind, name in children.keys() - wanted if plan.children else ():
+            if not (is_refused and kind in WORKLOADS):
+                failures.append(
+                    await attempt(f"{kind} {name}", self._applier.delete(kind, key.namespace, name))
+                )
+        return [each for each in failures if each is not None]
+
+    async def _apply_partitions(self, manifests: list[Manifest]) -> list[Failure]:
+        failures = [
+            await attempt(_partition_name(each), self._applier.apply_partition(each)) for each in manifests
+        ]
+        return [each for each in failures if each is not None]
 
     async def _note_rollout(self, key: Key, observed: Observed, plan: Plan) -> Observed:
         """Before any pod is replaced: another operator goes on from there. The service as it is after that."""
@@ -139,27 +167,16 @@ class Reconciler:
         if _step_of(status.rollout) == _step_of(plan.status.rollout):
             return observed
         said = codec.encode(replace(status, rollout=plan.status.rollout))
-        version = await self._applier.apply_status(
-            key.name, key.namespace, said, service.metadata.resource_version
-        )
+        version = await self._write_status(key, said, service.metadata.resource_version)
         metadata = replace(service.metadata, resource_version=version)
         return replace(observed, service=replace(service, metadata=metadata))
 
-    async def _apply_partition(self, observed: Observed, manifest: dict[str, Any]) -> None:
-        partition = observed.partitions.get(manifest["metadata"]["name"])
-        if partition is None or not is_asked(partition.spec, manifest["spec"]):
-            await self._applier.apply_partition(manifest)
-
-    async def _apply_status(self, key: Key, service: SemiPDService, plan: Plan, conflicts: list[str]) -> None:
+    async def _apply_status(
+        self, key: Key, service: SemiPDService, plan: Plan, failures: list[Failure]
+    ) -> None:
         status = plan.status
-        if conflicts:
-            condition = Condition(
-                type=ConditionType.DEGRADED,
-                status=ConditionStatus.TRUE,
-                reason="FieldOwned",
-                message="; ".join(sorted(conflicts))[:1024],
-                observed_generation=service.metadata.generation,
-            )
+        condition = degraded_by(failures, service.metadata.generation)
+        if condition is not None:
             status = replace(status, conditions=set_condition(status.conditions, condition, self._time()))
         encoded = codec.encode(status)
         if encoded != self._world.services.get(key, {}).get("status"):
@@ -167,7 +184,7 @@ class Reconciler:
                 status = await self._scaler.scale(key, service, status, plan.scaling)
             else:  # records are taken over from what was seen: where that is not the last word, they would be lost
                 version = None if plan.scaling is None else service.metadata.resource_version
-                await self._applier.apply_status(key.name, key.namespace, encoded, version)
+                await self._write_status(key, encoded, version)
             for transition in find_transitions(service.status, status):
                 await self._recorder.record(service, transition)
 
@@ -188,27 +205,15 @@ class Reconciler:
             return
         since = old["lastTransitionTime"] if old.get("status") == "False" else self._time()
         status["conditions"] = [{**refused, "lastTransitionTime": since}, *others]
-        await self._applier.apply_status(key.name, key.namespace, status)
+        await self._write_status(key, status, None)
 
-    def _others_gpus(self, key: Key, observed: Observed) -> int:
-        """As deployed, of the other services of the same class in the namespace."""
-        classes = list(self._world.classes.values())
-        own = choose_class(observed.service, classes)
-        if own.spec.gpu_budget is None or not (asks_for_more(observed) or observed.service.spec.autoscale):
-            return 0
-        total = 0
-        for other in [
-            each for each in self._world.services if each.namespace == key.namespace and each != key
-        ]:
-            try:
-                service = self._world.service(other)
-            except InvalidSpec:
-                continue
-            choice = choose_class(service, classes)
-            workload = self._world.workload(other, service)
-            if choice.name == own.name and workload is not None:
-                total += gpus_per_pod(service.spec, choice.spec) * workload.desired
-        return total
+    async def _write_status(self, key: Key, status: Manifest, version: str | None) -> str:
+        """As `Applier.apply_status`; the resourceVersion after it."""
+        before = self._world.services.get(key)
+        written = await self._applier.apply_status(key.name, key.namespace, status, version)
+        self._world.note_written(key, before, written)
+        after: str = written["metadata"]["resourceVersion"]
+        return after
 
     def _time(self) -> str:
         return self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -216,3 +221,12 @@ class Reconciler:
 
 def _step_of(rollout: RolloutStatus | None) -> tuple[str, str, str] | None:
     return (rollout.template, rollout.base, rollout.stage) if rollout is not None else None
+
+
+def _is_asked(observed: Observed, manifest: Manifest) -> bool:
+    partition = observed.partitions.get(manifest["metadata"]["name"])
+    return partition is not None and is_asked(partition.spec, manifest["spec"])
+
+
+def _partition_name(manifest: Manifest) -> str:
+    return f"SemiPDPartition {manifest['metadata']['name']}"

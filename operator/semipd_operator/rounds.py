@@ -64,7 +64,10 @@ class Rounds:
     def follow(self, key: Key, admission: Admission, observed: Observed) -> Looped:
         """The loop of a service that its class admits. Raises: InvalidSpec if the bounds hold no legal split."""
         assert admission.effective is not None
-        looped, now_s = self.services.get(key), self._now_s()
+        uid, now_s = observed.service.metadata.uid, self._now_s()
+        looped = self.services.get(key)
+        if looped is not None and looped.uid != uid:  # made anew under its name: nothing of the old one holds
+            looped = None
         rollout, said = fit_rollout(
             looped.rollout if looped is not None else recorded_rollout(observed),
             wanted_template(admission.effective),
@@ -79,6 +82,7 @@ class Rounds:
                 config=config,
                 state=resume_state(config, observed.partitions.values(), status, now_s),
                 figures=status.slo if status is not None else None,
+                uid=uid,
             )
         elif looped.config != config:
             if looped.config.paused and not config.paused:
@@ -127,7 +131,18 @@ class Rounds:
         async for key, reports in self._scraper.scrape(addresses, DEADLINE_SHARE * self._round_s):
             looped = self.services.get(key)
             if looped is not None:
-                self._step(key, looped, pods[key], reports)
+                self._take_step(key, looped, pods[key], reports)
+
+    def _take_step(
+        self, key: Key, looped: Looped, pods: list[PodView], reports: Mapping[str, list[EngineReport]]
+    ) -> None:
+        """Reports that cannot be worked with are no data: nobody else's loop ends with this one's."""
+        for given in (reports, {}):
+            try:
+                self._step(key, looped, pods, given)
+                return
+            except Exception:
+                _log.exception("no step taken", service="/".join(key), pods=len(given))
 
     def _step(
         self, key: Key, looped: Looped, pods: list[PodView], reports: Mapping[str, list[EngineReport]]

@@ -22,6 +22,7 @@ class WorkQueue:
         self._waiting: dict[Key, None] = {}
         self._busy: set[Key] = set()
         self._failures: dict[Key, tuple[object, int]] = {}  # at what, how often in a row
+        self._timers: dict[Key, asyncio.TimerHandle] = {}  # until a key is tried again
         self._news = asyncio.Event()
         self.failed = 0  # turns, since the start
 
@@ -45,6 +46,7 @@ class WorkQueue:
             try:
                 await self._handle(key)
                 self._failures.pop(key, None)
+                self._stop_timer(key)
             except Exception as error:
                 self._retry(key, error)
             finally:
@@ -68,7 +70,18 @@ class WorkQueue:
         self.failed += 1
         delay_s = max(min(FIRST_DELAY_S * 2 ** min(failures - 1, 10), MAX_DELAY_S), retry_after_s(error))
         _log.warning("to be tried again", service=str(key), delay_s=delay_s, problem=repr(error))
-        asyncio.get_running_loop().call_later(delay_s, self.add, key)
+        self._stop_timer(key)
+        self._timers[key] = asyncio.get_running_loop().call_later(delay_s, self._try_again, key)
+
+    def _try_again(self, key: Key) -> None:
+        self._timers.pop(key, None)
+        self.add(key)
+
+    def _stop_timer(self, key: Key) -> None:
+        """Turns from news come in between: each of them would begin a row of turns of its own."""
+        timer = self._timers.pop(key, None)
+        if timer is not None:
+            timer.cancel()
 
 
 def _what(error: Exception) -> tuple[type[Exception], str]:

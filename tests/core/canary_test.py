@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from semipd_core.api.service import CanaryStage
 from semipd_core.cluster import loop
 from semipd_core.cluster.canary import Refusal
-from semipd_core.cluster.guards import HOUR_S
 from semipd_core.cluster.loop import initial_state
-from semipd_core.cluster.state import ClusterConfig
+from semipd_core.cluster.state import HOUR_S, ClusterConfig
 from semipd_core.partition import Band, Isolation, Partition
 from semipd_core.policies.decision import Decision, PolicyInputs, Reason
 from semipd_core.telemetry import SloTargets

@@ -73,13 +73,23 @@ def test_the_class_that_holds(spec: dict[str, Any], classes: list[Any], name: st
             "spec.replicas: got '6 GPUs', allowed: at most 4 of the 8 that the class allows in a namespace",
             id="more GPUs than are left of its budget",
         ),
+        pytest.param(
+            {"placement": "EveryNode"},
+            {"gpuBudget": 8},
+            0,
+            "spec.placement: got 'EveryNode', allowed: Replicas (the class has a gpuBudget)",
+            id="as many GPUs as there will be nodes",
+        ),
     ],
 )
 def test_a_service_that_breaks_its_class(
     spec: dict[str, Any], cls: dict[str, Any], others_gpus: int, message: str
 ) -> None:
     admission = admit(
-        observed(service=service(**spec)), [service_class(default=True, **cls)], INSTALLATION, others_gpus
+        observed(service=service(**spec), workload=None),
+        [service_class(default=True, **cls)],
+        INSTALLATION,
+        others_gpus,
     )
     assert admission.effective is None
     assert str(admission.defect) == message
@@ -91,11 +101,14 @@ def test_a_budget_that_shrinks_stops_nothing_that_runs() -> None:
     assert admit(running, [cls], INSTALLATION, 0).defect is None
     more = observed(service=service(replicas=5), workload=workload(4))
     assert admit(more, [cls], INSTALLATION, 0).defect is not None
+    on_every_node = observed(service=service(placement="EveryNode"), workload=workload(4))
+    assert admit(on_every_node, [cls], INSTALLATION, 0).defect is None
 
 
 def test_cpu_pods_cost_no_gpus() -> None:
     cls = service_class(default=True, device="CPU", gpuBudget=0)
-    assert admit(observed(service=service(replicas=9)), [cls], INSTALLATION, 0).defect is None
+    for spec in (service(replicas=9), service(placement="EveryNode")):
+        assert admit(observed(service=spec, workload=None), [cls], INSTALLATION, 0).defect is None
 
 
 def test_what_a_class_changes() -> None:

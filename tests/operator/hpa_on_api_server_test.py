@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +13,7 @@ import pytest
 import yaml
 from api_server import API_SERVER_IS_BUILT, ROOT
 from busy_engine import traffic
+from external_metrics_process import external_metrics as serving
 from lightkube.types import PatchType
 from operator_process import NAMESPACE, Agents, Cluster, OperatorProcess, service_manifest
 from running_service import free_port
@@ -88,24 +86,8 @@ def operator(
 
 @pytest.fixture(scope="module")
 def external_metrics(operator: OperatorProcess, ask: Kubectl, cluster: Cluster) -> Iterator[None]:
-    """Of the operator's /metrics, known to the API server."""
-    paths = [str(ROOT / "e2e/external_metrics"), str(ROOT / "e2e/cluster")]
-    command = [sys.executable, "-m", "semipd_external_metrics", f"--metrics-url={operator.health}/metrics"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        try:
-            assert process.stdout is not None
-            ask("apply", "-f", "-", stdin=process.stdout.readline())
-            ask(
-                "wait",
-                "--for=condition=Available",
-                "apiservice/v1beta1.external.metrics.k8s.io",
-                "--timeout=90s",
-            )
-            yield
-        finally:
-            process.terminate()
-            process.wait(10)
+    with serving(f"{operator.health}/metrics", ask):
+        yield
 
 
 def until(cluster: Cluster, is_done: Callable[[], object], what: str) -> Any:

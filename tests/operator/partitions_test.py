@@ -263,3 +263,46 @@ def plan_of(found: Observed) -> tuple[int, int, bool]:
 )
 def test_what_a_plan_holds(found: Observed, expected: tuple[int, int, bool]) -> None:
     assert plan_of(found) == expected
+
+
+def test_a_pod_that_is_born_while_the_class_refuses_follows_the_others() -> None:
+    """Also under an operator that has just won the lead, which has no loop of the service."""
+    told = {"slo": {"ttft": {"percentile": 95, "targetMilliseconds": 900}}, "policy": "SLOFeedback"}
+    older = codec.encode(
+        partition("chat-1", split=(60, 100), band=(45, 75, 85, 100), decision_id="cluster-7")
+    )
+    older["spec"].update(told)
+    found = observed(
+        service=service(replicas=2, classRef={"name": "gone"}),
+        pods=(pod("chat-1"), pod("chat-2")),
+        partitions={"chat-1": codec.decode_partition(older)},
+    )
+    admission = admit(found, [], INSTALLATION, 0)
+    plan = build_plan(found, admission, INSTALLATION, wish=None, loop=None, now=NOW)
+    old, new = plan.partitions
+    assert is_asked(found.partitions["chat-1"].spec, old["spec"])
+    assert new["metadata"]["name"] == "chat-2"
+    assert new["spec"] == old["spec"]
+    assert new["spec"]["slo"]["ttft"]["targetMilliseconds"] == 900
+    assert new["spec"]["policy"] == "SLOFeedback"
+
+
+def test_a_split_on_trial_is_no_matter_of_a_pod_that_is_born_while_the_class_refuses() -> None:
+    trial = {
+        "partition": {"prefillPercent": 50, "decodePercent": 100},
+        "decisionID": "cluster-9",
+        "stage": "OnePod",
+        "since": NOW,
+        "pods": ["chat-1"],
+    }
+    refused = codec.encode(service(replicas=3, classRef={"name": "gone"}))
+    found = observed(
+        service=codec.decode_service({**refused, "status": {"canary": trial}}),
+        pods=tuple(map(pod, ("chat-1", "chat-2", "chat-3"))),
+        partitions={
+            "chat-1": partition("chat-1", split=(50, 100), band=(35, 65, 85, 100), decision_id="cluster-9"),
+            "chat-2": partition("chat-2", decision_id="cluster-1"),
+        },
+    )
+    plan = build_plan(found, admit(found, [], INSTALLATION, 0), INSTALLATION, wish=None, loop=None, now=NOW)
+    assert [each["spec"]["decisionID"] for each in plan.partitions] == ["cluster-9", "cluster-1", "cluster-1"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,11 +11,21 @@ from fleet_objects import NOW, observed, partition, service
 from semipd_core.api import codec
 from semipd_core.api.partition import SemiPDPartition
 from semipd_core.api.service import ServiceStatus
-from semipd_core.cluster.state import ClusterConfig
+from semipd_core.cluster import loop as cluster
+from semipd_core.cluster.loop import initial_state
+from semipd_core.cluster.state import (
+    ClusterConfig,
+    ClusterRound,
+    ClusterState,
+    TimedDecision,
+    decision_id_at,
+)
 from semipd_core.partition import Band, Partition
+from semipd_core.policies.decision import Decision, Reason
 from semipd_operator.plan.loop_settings import loop_config
 from semipd_operator.plan.plan import Installation, admit
 from semipd_operator.plan.resume import pinned_split, resume_state
+from semipd_operator.plan.status import Loop, build_status
 
 INSTALLATION = Installation(namespace="semipd-system", engine_image="semipd/engine:1")
 
@@ -185,3 +196,42 @@ def test_a_pin_that_was_removed_while_no_operator_ran_is_let_go_where_it_was() -
     assert (state.target, state.reason) == (at(70, 60), "Unpinned")
     assert pinned_split(pinned) == at(70, 60)
     assert pinned_split(OLD) is None
+
+
+def test_moves_of_the_last_hour_are_counted_after_many_holds() -> None:
+    """A status keeps ten decisions, and a loop that may not move holds for one reason after the other."""
+    settings = config()
+    state = initial_state(settings)
+    moves_s = [MOVED_AT_S + 60 * number for number in range(6)]
+    now_s = MOVED_AT_S
+    status = status_of(requested={"prefillPercent": 50, "decodePercent": 100})
+    for moved_s in [MOVED_AT_S - 7200, *moves_s]:
+        state = moved(state, moved_s)
+        for back, reason in enumerate((Reason.COOLDOWN, Reason.SLO_MET, Reason.IDLE)):
+            now_s = moved_s + 1 + back
+            state = held(state, reason, now_s)
+        assert status is not None
+        loop = Loop(state=state, round=played_round(settings, now_s), slo=settings.slo)
+        status = build_status(observed(service=replace(service(), status=status)), loop, None, NOW)
+    assert status is not None
+    assert status.decisions[0].reason == Reason.IDLE
+    assert len(status.decisions) == 10
+    assert resume_state(settings, [], status, now_s).moves_s == tuple(moves_s)
+
+
+def moved(state: ClusterState, at_s: float) -> ClusterState:
+    state = replace(state, decision_id=decision_id_at(at_s))
+    return state.noted(timed(state, Reason.TPOT_MISSED, at_s, changed=True))
+
+
+def held(state: ClusterState, reason: Reason, at_s: float) -> ClusterState:
+    return state.noted(timed(state, reason, at_s, changed=False))
+
+
+def timed(state: ClusterState, reason: Reason, at_s: float, *, changed: bool) -> TimedDecision:
+    decision = Decision(partition=state.target, reason=reason, message="")
+    return TimedDecision(at_s=at_s, decision=decision, changed=changed, decision_id=state.decision_id)
+
+
+def played_round(settings: ClusterConfig, now_s: float) -> ClusterRound:
+    return cluster.step(initial_state(settings), settings, {}, now_s)[1]

@@ -193,6 +193,28 @@ def test_what_holds_the_number(
 
 
 @pytest.mark.parametrize(
+    ("changes", "degraded", "moves"),
+    [
+        pytest.param({}, None, False, id="it has only begun"),
+        pytest.param({"created_s": NOW_S - 60}, None, False, id="a minute ago"),
+        pytest.param({}, "Problems", False, id="its agent tries again by itself"),
+        pytest.param({}, "GpuLost", True, id="its GPU is lost: it runs and is not ready by design"),
+        pytest.param({"created_s": NOW_S - 7200}, None, True, id="no start takes so long"),
+    ],
+)
+def test_a_pod_that_is_ill_is_none_that_starts(
+    changes: dict[str, Any], degraded: str | None, moves: bool
+) -> None:
+    found = fleet(
+        pods=(pod("chat-0"), pod("chat-1", is_ready=False, **changes)),
+        partitions={"chat-0": partition("chat-0"), "chat-1": partition("chat-1", degraded=degraded)},
+    )
+    scaling = scale(found)
+    assert scaling is not None
+    assert scaling.replicas == (3 if moves else None)
+
+
+@pytest.mark.parametrize(
     "who",
     [
         pytest.param(owner("semipd-operator-seed", is_apply=True), id="our seed"),

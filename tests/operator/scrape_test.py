@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from semipd_core.telemetry import EngineReport
+from semipd_core.telemetry import EngineReport, FrontEndReport, SloTargets, WindowSlot
 from semipd_operator.observe import scrape
 from semipd_operator.observe.scrape import Scraper, open_client
 from semipd_shell.informer import Key
@@ -24,6 +24,14 @@ REPORT = EngineReport(
     coordinator=None,
 )
 BODY = msgspec.json.encode([REPORT])
+BUCKET = FrontEndReport(
+    at_s=1.0,
+    ready=True,
+    slo=SloTargets(ttft_percentile=90, ttft_ms=400, tpot_percentile=90, tpot_ms=60),
+    open_requests=0,
+    queued_requests=0,
+    slots=[WindowSlot(start_s=0, completed=1, ttft_ms={10**7: 1})],
+)
 WELL, HANGS, ILL, NONSENSE, HUGE = (f"127.0.0.{number}" for number in range(2, 7))
 NOBODY = "127.0.0.99"
 
@@ -74,9 +82,31 @@ async def test_who_does_not_answer_well_is_left_out(address):
     assert list(reports) == ["chat-0"]
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"requested": (0, 0), "granted": (0, 0)}, id="no split"),
+        pytest.param({"granted": (101, 100)}, id="more than the device"),
+        pytest.param({"front_end": BUCKET}, id="a latency that is no float"),
+    ],
+)
+def test_what_is_out_of_range_is_no_report(changes):
+    body = msgspec.json.encode([REPORT, msgspec.structs.replace(REPORT, **changes)])
+    assert scrape._read_reports(body, "chat-0") is None
+    assert scrape._read_reports(BODY, "chat-0")
+
+
 async def test_engines_carry_the_name_of_their_pod():
     [(_, reports)] = await scrape_all(service("chat", WELL))
     assert reports["chat-0"][0].engine_id == "chat-0/engine-0"
+
+
+async def test_reports_of_a_node_whose_clock_is_behind_come_in_our_time():
+    """To the operator, whose clock is an hour ahead of what the agent's Date says."""
+    async with agents() as port, open_client() as client:
+        scraper = Scraper(client, port, now_s=lambda: time.time() + 3600)
+        [(_, reports)] = [each async for each in scraper.scrape(service("chat", WELL), 10.0)]
+    assert reports["chat-0"][0].at_s - REPORT.at_s == pytest.approx(3600, abs=60)
 
 
 async def test_a_service_without_pods_is_handed_on_too():

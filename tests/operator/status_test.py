@@ -232,6 +232,13 @@ def test_equal_observations_write_nothing() -> None:
     assert again == first
 
 
+def test_a_new_leader_that_holds_as_the_last_one_did_adds_no_record() -> None:
+    first = build_status(observed(), loop_after(), None, NOW)
+    assert len(first.decisions) == 1
+    again = build_status(with_status(observed(), first), loop_after(now_s=1_000_060.0), None, NOW)
+    assert again.decisions == first.decisions
+
+
 def test_figures_that_wobble_write_nothing() -> None:
     first = build_status(observed(), loop_after(slot(970, 30)), None, NOW)
     assert first.slo is not None
@@ -241,6 +248,21 @@ def test_figures_that_wobble_write_nothing() -> None:
     moved = build_status(with_status(observed(), first), loop_after(slot(920, 80)), None, NOW)
     assert moved.slo is not None
     assert moved.slo.attainment_permille == 920
+
+
+def test_misses_that_chance_explains_do_not_flip_the_slo() -> None:
+    found, seen = observed(), []
+    for attained in (901, 899, 901, 850, 899, 890, 901):
+        status = build_status(found, loop_after(slot(attained, 1000 - attained)), None, NOW)
+        found = with_status(found, status)
+        seen.append(next(each.status.value for each in status.conditions if each.type == "SLOMet"))
+    assert seen == ["True", "True", "True", "False", "False", "False", "True"]
+
+
+def test_how_many_engines_report_is_no_matter_while_any_does() -> None:
+    loop = loop_after(slot(10))
+    fewer = replace(loop, round=replace(loop.round, window=replace(loop.round.window, engines=9)))
+    assert build_status(observed(), loop, None, NOW) == build_status(observed(), fewer, None, NOW)
 
 
 def test_a_condition_keeps_the_time_of_its_last_flip() -> None:

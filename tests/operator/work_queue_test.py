@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from typing import Any
 
 import httpx2
 import pytest
@@ -35,9 +36,14 @@ async def test_how_long_a_turn_that_failed_waits(
     asked_for: list[str], delays_s: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
-    monkeypatch.setattr(
-        asyncio.get_running_loop(), "call_later", lambda delay_s, *_: waits.append(delay_s), raising=True
-    )
+    loop = asyncio.get_running_loop()
+    call_later = loop.call_later
+
+    def note(delay_s: float, *args: Any) -> asyncio.TimerHandle:
+        waits.append(delay_s)
+        return call_later(delay_s, *args)
+
+    monkeypatch.setattr(loop, "call_later", note)
     queue = WorkQueue(settle)  # type: ignore[arg-type]
     for path in asked_for:
         request = httpx2.Request("PATCH", f"http://server{path}")
@@ -99,3 +105,34 @@ async def test_a_turn_that_fails_comes_again_and_stops_nobody(monkeypatch: pytes
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     assert Counter(turns) == {A: 3, B: 1}
+
+
+async def test_turns_from_news_begin_no_row_of_turns_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often a key fails, one timer waits for it; none once it has gone well."""
+    loop = asyncio.get_running_loop()
+    call_later = loop.call_later
+    timers: list[asyncio.TimerHandle] = []
+
+    def note(delay_s: float, callback: Any, *args: Any) -> asyncio.TimerHandle:
+        timer = call_later(delay_s, callback, *args)
+        if args == (A,):
+            timers.append(timer)
+        return timer
+
+    monkeypatch.setattr(loop, "call_later", note)
+    monkeypatch.setattr(work_queue, "FIRST_DELAY_S", work_queue.MAX_DELAY_S)
+    is_well = False
+
+    async def handle(key: Key) -> None:
+        if not is_well:
+            raise OSError("the API server is away")
+
+    queue = WorkQueue(handle)
+    for _ in range(5):
+        queue.add(A)
+        await settle(queue)
+    assert [timer.cancelled() for timer in timers] == [True, True, True, True, False]
+    is_well = True
+    queue.add(A)
+    await settle(queue)
+    assert all(timer.cancelled() for timer in timers)

@@ -71,7 +71,7 @@ class Overload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fleet:
-    """What there is. Pods that are neither ready nor `unschedulable` and say no reason are starting: `in_flight` says so."""
+    """What there is. Of pods that are neither ready nor `unschedulable`, those that start are a change `in_flight`."""
 
     replicas: int  # asked for
     ready: int

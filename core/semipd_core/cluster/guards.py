@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from semipd_core.cluster.state import ClusterConfig, ClusterState
+from semipd_core.cluster.state import HOUR_S, ClusterConfig, ClusterState
 from semipd_core.policies.decision import Decision, Reason
-
-HOUR_S = 3600.0
 
 
 def guard(

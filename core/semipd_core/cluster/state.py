@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol, TypeVar
 
 from semipd_core.agent_config import AgentConfig, PartitionSettings
 from semipd_core.cluster.canary import Canary, Refusal
@@ -19,6 +20,7 @@ from semipd_core.slo.pooled import PooledWindow, WindowState
 from semipd_core.telemetry import SloTargets
 
 DECISIONS_KEPT = 10
+HOUR_S = 3600.0
 OWN_PREFIX = "cluster-"  # of the ids of this loop's decisions
 REFUSED_FOR_S = 600.0  # is a split that was rolled back
 
@@ -135,7 +137,7 @@ class ClusterState:
     curves: SemiPdModel = field(default_factory=SemiPdModel)
     point_s: float = float("-inf")  # when the curves got their last point
     pressure: PressureTrack = field(default_factory=PressureTrack)
-    decisions: tuple[TimedDecision, ...] = ()  # the last DECISIONS_KEPT, newest first; repeated holds are one
+    decisions: tuple[TimedDecision, ...] = ()  # by `keep_moves`, newest first; repeated holds are one
     canary: Canary | None = None
     refusals: tuple[Refusal, ...] = ()  # that still hold, newest first
     proven: Band | None = None  # hull of the bands in which a judged window met the SLO
@@ -172,7 +174,7 @@ class ClusterState:
         )
 
     def noted(self, timed: TimedDecision) -> ClusterState:
-        return replace(self, decisions=(timed, *self.decisions)[:DECISIONS_KEPT])
+        return replace(self, decisions=keep_moves((timed, *self.decisions), timed.at_s))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +185,32 @@ class ClusterRound:
     window: PooledWindow
     window_state: WindowState
     changed: bool  # whether any engine is asked for something else
+
+
+class Identified(Protocol):
+    @property
+    def decision_id(self) -> str: ...
+
+
+_T = TypeVar("_T", bound=Identified)
+
+
+def keep_moves(decisions: Sequence[_T], now_s: float) -> tuple[_T, ...]:
+    """DECISIONS_KEPT of `decisions`, newest first. Holds go before moves of the last hour: another operator counts those by them.
+
+    A hold has the id of the move before it.
+    """
+    found = list(decisions)
+    while len(found) > DECISIONS_KEPT:
+        ids = [each.decision_id for each in found]
+        spare = [index for index in range(1, len(found)) if not _is_recent_move(ids, index, now_s)]
+        del found[spare[-1] if spare else -1]
+    return tuple(found)
+
+
+def _is_recent_move(ids: Sequence[str], index: int, now_s: float) -> bool:
+    at_s = moved_at_s(ids[index])
+    return at_s is not None and now_s - at_s < HOUR_S and ids[index] not in ids[index + 1 :]
 
 
 def decision_id_at(now_s: float, word: str = "") -> str:

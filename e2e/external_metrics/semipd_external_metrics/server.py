@@ -27,6 +27,7 @@ def build_app(metrics_url: str) -> web.Application:
         """Raises: HTTPServiceUnavailable: an HPA then holds."""
         try:
             async with ClientSession(timeout=TIMEOUT) as session, session.get(metrics_url) as answer:
+                answer.raise_for_status()
                 return read_samples(await answer.text())
         except (ClientError, OSError, TimeoutError) as error:
             raise web.HTTPServiceUnavailable(text=f"{metrics_url}: {error!r}") from error

@@ -91,7 +91,7 @@ class Applier:
             raise
 
     async def apply_partition(self, manifest: Manifest) -> None:
-        """Raises: Fenced, ApiError, httpx2.HTTPError."""
+        """Raises: Fenced, FieldOwned, ApiError, httpx2.HTTPError."""
         self._fence()
         await self._write(manifest)
         self.writes += 1
@@ -144,8 +144,8 @@ class Applier:
 
     async def apply_status(
         self, name: str, namespace: str, status: Manifest, version: str | None = None
-    ) -> str:
-        """The resourceVersion after it. `version`: the one that the service must still have.
+    ) -> Manifest:
+        """The service after it. `version`: the resourceVersion that it must still have.
 
         Raises: Fenced, ApiError (409: it has another), httpx2.HTTPError.
         """
@@ -158,7 +158,7 @@ class Applier:
         }
         if version is not None:
             manifest["metadata"]["resourceVersion"] = version
-        written = await self.client.apply(
+        written: Manifest = await self.client.apply(
             SERVICE.Status(manifest),
             name=name,
             namespace=namespace,
@@ -166,8 +166,7 @@ class Applier:
             force=True,
         )
         self.writes += 1
-        after: str = written["metadata"]["resourceVersion"]
-        return after
+        return written
 
     async def apply_class_status(self, name: str, status: Manifest) -> None:
         """Raises: Fenced, ApiError (never for a class that is gone), httpx2.HTTPError."""

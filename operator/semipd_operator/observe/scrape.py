@@ -7,14 +7,17 @@ complete.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 import aiohttp
 import msgspec
 
+from semipd_core.node.observation import running_split
 from semipd_core.telemetry import EngineReport
+from semipd_operator.observe.clocks import find_lag_s, moved
 from semipd_operator.plan.naming import AGENT_PORT
 from semipd_shell.informer import Key
 
@@ -44,19 +47,25 @@ class _Pending:
     """A service whose agents are being asked."""
 
     waiting: int
-    answers: dict[str, bytes] = field(default_factory=dict)
+    answers: dict[str, tuple[bytes, int]] = field(default_factory=dict)  # and by how many seconds they lag
 
     def read(self) -> Reports:
-        found = {name: _read_reports(body, name) for name, body in self.answers.items()}
+        found = {name: _read_reports(body, name, lag_s) for name, (body, lag_s) in self.answers.items()}
         return {name: reports for name, reports in found.items() if reports is not None}
 
 
 class Scraper:
-    """`port` of every agent."""
+    """`port` of every agent. `now_s`: unix time, to which reports are moved."""
 
-    def __init__(self, client: aiohttp.ClientSession, port: int = AGENT_PORT) -> None:
+    def __init__(
+        self,
+        client: aiohttp.ClientSession,
+        port: int = AGENT_PORT,
+        now_s: Callable[[], float] = time.time,
+    ) -> None:
         self._client = client
         self._port = port
+        self._now_s = now_s
 
     async def scrape(
         self, services: Mapping[Key, Addresses], deadline_s: float
@@ -69,9 +78,9 @@ class Scraper:
         async def ask(key: Key, name: str, address: str) -> None:
             """In a place of `slots`, which it gives back."""
             try:
-                body = await self._fetch(address, slots)
-                if body is not None:
-                    pending[key].answers[name] = body
+                answer = await self._fetch(address, slots)
+                if answer is not None:
+                    pending[key].answers[name] = answer
             finally:
                 pending[key].waiting -= 1
                 if pending[key].waiting == 0:
@@ -102,12 +111,14 @@ class Scraper:
         for key, each in pending.items():
             yield key, each.read()
 
-    async def _fetch(self, address: str, slots: asyncio.Semaphore) -> bytes | None:
+    async def _fetch(self, address: str, slots: asyncio.Semaphore) -> tuple[bytes, int] | None:
         host = f"[{address}]" if ":" in address else address
         with _held(slots):
             try:
                 async with self._client.get(f"http://{host}:{self._port}/v1/windows") as answer:
-                    return await _read(answer) if answer.status == OK else None
+                    lag_s = find_lag_s(answer.headers.get("Date"), self._now_s())
+                    body = await _read(answer) if answer.status == OK else None
+                    return (body, lag_s) if body is not None else None
             except (aiohttp.ClientError, OSError, TimeoutError):
                 return None
 
@@ -152,12 +163,15 @@ async def _read(answer: aiohttp.ClientResponse) -> bytes | None:
     return bytes(body)
 
 
-def _read_reports(body: bytes, pod: str) -> list[EngineReport] | None:
-    """None: it is not what an agent says."""
+def _read_reports(body: bytes, pod: str, lag_s: int = 0) -> list[EngineReport] | None:
+    """None: it is not what an agent says, or of a split that there is not."""
     try:
-        return [named(report, pod) for report in _decoder.decode(body)]
-    except msgspec.MsgspecError:
+        reports = _decoder.decode(body)
+        for report in reports:
+            running_split(report)
+    except (msgspec.MsgspecError, ValueError):
         return None
+    return [named(moved(report, lag_s) if lag_s else report, pod) for report in reports]
 
 
 def named(report: EngineReport, pod: str) -> EngineReport:

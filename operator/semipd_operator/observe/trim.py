@@ -21,6 +21,19 @@ _LABELS = (SERVICE_LABEL, COMPONENT_LABEL, HASH_LABEL)
 _log = log.logger(__name__)
 
 
+def plain(found: Object) -> Object:
+    """A copy without what nobody reads: the manifest that was applied last, and who owns which field but spec.replicas."""
+    metadata = dict(found["metadata"])
+    metadata["managedFields"] = [
+        {**entry, "fieldsV1": {"f:spec": {"f:replicas": {}}}}
+        for entry in metadata.get("managedFields", [])
+        if owns_replicas(entry)
+    ]
+    annotations = dict(metadata.get("annotations", {}))
+    annotations.pop("kubectl.kubernetes.io/last-applied-configuration", None)
+    return {**found, "metadata": {**metadata, "annotations": annotations}}
+
+
 def trim_service(found: Object) -> Object:
     """Without the managers of fields whose managers are of no interest: they are most of it."""
     metadata = found["metadata"]

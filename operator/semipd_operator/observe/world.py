@@ -20,6 +20,7 @@ from semipd_operator import kinds
 from semipd_operator.observe.child import ChildView
 from semipd_operator.observe.trim import (
     is_news,
+    plain,
     trim_child,
     trim_partition,
     trim_pod,
@@ -121,6 +122,15 @@ class World:
         else:
             self.services[key] = trim_service(found)
         self._on_dirty(key)
+
+    def note_written(self, key: Key, before: Object | None, written: Object) -> None:
+        """The answer to our own write. `before`: what was known when it was sent; what has come meanwhile is kept.
+
+        The watch brings it again, and a turn with it, but may be a minute late: until then a status that has become another one
+        would be taken for written.
+        """
+        if before is not None and self.services.get(key) is before:
+            self.services[key] = trim_service(plain(written))
 
     def note_class(self, name: str, found: Object | None) -> None:
         """Services are looked at again if it holds otherwise for them: the counts in its status are no reason."""

@@ -7,32 +7,43 @@ from collections.abc import Sequence
 from semipd_core.api.conditions import ConditionStatus, ConditionType
 from semipd_core.api.partition import SemiPDPartition
 from semipd_core.cluster.autoscale import Fleet
+from semipd_operator.plan.conditions import find_faults
 from semipd_operator.plan.observed import Observed, PodView, is_unschedulable
 
+START_MAX_S = 1800.0  # a first start may fetch tens of GB; what takes longer will not come by itself
 SWITCHING_SHARE = 0.1  # of the ready pods: agents answer bursts by themselves, one by one
 
 
-def view_fleet(observed: Observed, replicas: int) -> Fleet:
+def view_fleet(observed: Observed, replicas: int, now_s: float) -> Fleet:
+    """`now_s`: unix time."""
     pods = [pod for pod in observed.pods if not pod.is_leaving]
     return Fleet(
         replicas=replicas,
         ready=sum(pod.is_ready for pod in pods),
         unschedulable=sum(map(is_unschedulable, pods)),
         engines_per_pod=observed.service.spec.resources.engines_per_pod,
-        in_flight=_change_in_flight(observed, replicas, pods),
+        in_flight=_change_in_flight(observed, replicas, pods, now_s),
     )
 
 
-def _change_in_flight(observed: Observed, replicas: int, pods: Sequence[PodView]) -> str | None:
+def _change_in_flight(observed: Observed, replicas: int, pods: Sequence[PodView], now_s: float) -> str | None:
     workload = observed.workload
     if workload is None or not workload.is_current or workload.desired != replicas:
         return "the last change has not reached the workload yet"
     if workload.updated < workload.desired:
         return f"a rollout: {workload.updated} of {workload.desired} pods are of the new revision"
-    starting = [pod.name for pod in pods if not pod.is_ready and pod.problem is None]
+    starting = [pod.name for pod in pods if _starts(pod, observed.partitions.get(pod.name), now_s)]
     if starting or len(pods) < replicas:
         return f"{max(len(starting), replicas - len(pods))} pods start"
     return _switch_in_flight(observed, [pod.name for pod in pods if pod.is_ready])
+
+
+def _starts(pod: PodView, partition: SemiPDPartition | None, now_s: float) -> bool:
+    """A pod whose GPU is lost runs and is not ready for good: nothing is to be waited for."""
+    if pod.is_ready or pod.problem is not None:
+        return False
+    is_late = pod.created_s is not None and now_s - pod.created_s > START_MAX_S
+    return not is_late and next(find_faults(partition), None) is None
 
 
 def _switch_in_flight(observed: Observed, ready: Sequence[str]) -> str | None:

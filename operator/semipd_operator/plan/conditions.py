@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 
 from semipd_core.api.conditions import Condition, ConditionStatus, ConditionType
-from semipd_core.api.partition import EnginePartitionStatus, GpuHealth
+from semipd_core.api.partition import EnginePartitionStatus, GpuHealth, SemiPDPartition
 from semipd_core.api.slo import SloSpec
 from semipd_core.cluster.canary import Canary
 from semipd_core.cluster.state import ClusterRound
 from semipd_core.cluster.template_rollout import TemplateTrial
 from semipd_core.errors import InvalidSpec
-from semipd_core.policies.decision import Reason
+from semipd_core.policies.decision import MISS_CHANCE_MAX, Reason
+from semipd_core.service_settings import slo_targets
 from semipd_core.slo.pooled import WindowState
 from semipd_operator.plan.isolation import describe_fallen
 from semipd_operator.plan.naming import PAUSE_ANNOTATION
@@ -41,6 +42,8 @@ class StatusReason(StrEnum):
     FOUND = "MetricsFound"
     MISSING = "MetricsMissing"
     CLASS_REFUSES = "ClassRefuses"
+    CHILD_REFUSED = "ChildRefused"
+    FIELD_OWNED = "FieldOwned"
     PIN_INVALID = "PinInvalid"
     ROLLED_BACK = "RolledBack"
     GPU_UNHEALTHY = "GpuUnhealthy"
@@ -152,18 +155,23 @@ def metrics_available(round_: ClusterRound | None, engines: int) -> Condition:
     said = f"{round_.window.engines} of {engines} engines report"
     if round_.window_state is WindowState.NO_DATA:
         return _false(kind, StatusReason.MISSING, said)
-    return _true(kind, StatusReason.FOUND, said)
+    return _true(kind, StatusReason.FOUND, "engines report")
 
 
-def slo_met(round_: ClusterRound | None, slo: SloSpec) -> Condition:
-    """Without figures, which would change at every look: they are in `status.slo`."""
+def slo_met(round_: ClusterRound | None, slo: SloSpec, old: Condition | None = None) -> Condition:
+    """Without figures, which would change at every look: they are in `status.slo`.
+
+    False once there are more misses than chance explains, True once there are no more than allowed; in between as it was (`old`).
+    """
     kind = ConditionType.SLO_MET
     if round_ is None:
         return _unknown(kind, StatusReason.UNKNOWN_YET, "the cluster loop has not looked yet")
     state, asked = round_.window_state, 10 * min(slo.ttft.percentile, slo.tpot.percentile)
     if state in (WindowState.NO_DATA, WindowState.IDLE, WindowState.PENDING):
         return _unknown(kind, state.value, "no request was judged in the last window")
-    if state is WindowState.MET:
+    is_chance = round_.window.chance_of_misses(slo_targets(slo)) > MISS_CHANCE_MAX + 1e-9
+    was_met = old is None or old.status is not ConditionStatus.FALSE
+    if state is WindowState.MET or (is_chance and was_met):
         return _true(kind, "Met", f"at least {asked} ‰ of the requests keep both targets")
     return _false(kind, "Missed", f"fewer than {asked} ‰ of the requests keep both targets")
 
@@ -202,12 +210,17 @@ def _pod_faults(observed: Observed) -> list[str]:
     return [
         f"{name}: {condition.reason}: {condition.message}"
         for name, partition in observed.partitions.items()
-        if partition.status is not None
-        for condition in partition.status.conditions
-        if condition.type == ConditionType.DEGRADED
-        and condition.status is ConditionStatus.TRUE
-        and condition.reason != TRIED_AGAIN
+        for condition in find_faults(partition)
     ]
+
+
+def find_faults(partition: SemiPDPartition | None) -> Iterator[Condition]:
+    """Those that an agent has a word for."""
+    status = partition.status if partition is not None else None
+    for condition in status.conditions if status is not None else ():
+        is_true = condition.status is ConditionStatus.TRUE
+        if condition.type == ConditionType.DEGRADED and is_true and condition.reason != TRIED_AGAIN:
+            yield condition
 
 
 def routed(route: Route) -> Condition:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from semipd_core.api.fields import Device, ShareBounds
-from semipd_core.api.service import IsolationChoice, SemiPDService, ServiceSpec
+from semipd_core.api.service import IsolationChoice, Placement, SemiPDService, ServiceSpec
 from semipd_core.api.service_class import ClassSpec
 from semipd_core.errors import InvalidSpec
 
@@ -16,12 +16,15 @@ class GpuUse:
 
     wanted: int  # by the service's spec
     deployed: int  # by its workload as it is
-    others: int  # by the workloads of other services
+    others: int  # by other services: their workloads, or what these are about to be
 
 
 def class_defect(service: SemiPDService, cls: ClassSpec, use: GpuUse) -> InvalidSpec | None:
     return (
-        _isolation_defect(service.spec, cls) or _bounds_defect(service.spec, cls) or _budget_defect(cls, use)
+        _isolation_defect(service.spec, cls)
+        or _bounds_defect(service.spec, cls)
+        or _placement_defect(service.spec, cls, use)
+        or _budget_defect(cls, use)
     )
 
 
@@ -79,6 +82,15 @@ def _bounds_defect(spec: ServiceSpec, cls: ClassSpec) -> InvalidSpec | None:
 
 def _range(bounds: ShareBounds, role: str) -> str:
     return f"{getattr(bounds, f'{role}_min_percent')}..{getattr(bounds, f'{role}_max_percent')}"
+
+
+def _placement_defect(spec: ServiceSpec, cls: ClassSpec, use: GpuUse) -> InvalidSpec | None:
+    """Nodes come and go, and a pod with each: no budget would hold them. One that runs goes on."""
+    if spec.placement is not Placement.EVERY_NODE or cls.gpu_budget is None or use.deployed > 0:
+        return None
+    if gpus_per_pod(spec, cls) == 0:
+        return None
+    return InvalidSpec("spec.placement", spec.placement.value, "Replicas (the class has a gpuBudget)")
 
 
 def _budget_defect(cls: ClassSpec, use: GpuUse) -> InvalidSpec | None:

@@ -9,6 +9,7 @@ from typing import Any
 from semipd_core.api.partition import SemiPDPartition
 from semipd_core.api.service import Placement, SemiPDService
 from semipd_operator.plan.naming import PAUSE_ANNOTATION, SKIP_ANNOTATION
+from semipd_operator.plan.times import to_unix_s
 
 Object = Mapping[str, Any]
 
@@ -23,6 +24,7 @@ class PodView:
     is_leaving: bool = False
     problem: str | None = None  # why it does not start, in the words of the kubelet or the scheduler
     template: str | None = None  # digest of its pod template; None: its revision does not say
+    created_s: float | None = None  # unix time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +156,7 @@ def view_pod(found: Object) -> PodView:
         is_ready=_condition(found, "Ready").get("status") == "True",
         is_leaving="deletionTimestamp" in metadata,
         problem=_problem(found),
+        created_s=to_unix_s(created) if (created := metadata.get("creationTimestamp")) else None,
     )
 
 

@@ -21,7 +21,8 @@ def build_partitions(
 ) -> list[Manifest]:
     """One per pod that is not leaving. `wishes`: by pod, where the cluster loop asks for something else than `usual`.
 
-    `admitted`: the spec that the class lets be; None: pods keep the SLO and the policy that they were told.
+    `admitted`: the spec that the class lets be; None: pods keep the SLO and the policy that they were told, and a new one is
+    told what another was.
     """
     return [
         build_partition(observed, pod, wishes.get(pod.name, usual), _told(observed, pod, admitted))
@@ -34,7 +35,8 @@ def _told(observed: Observed, pod: PodView, admitted: ServiceSpec | None) -> Man
     """What pods are told of the service beside their split, and follow without a restart."""
     if admitted is not None:
         return {"slo": codec.encode(admitted.slo), "policy": admitted.partition.policy.value}
-    partition = observed.partitions.get(pod.name)
+    found = observed.partitions
+    partition = found.get(pod.name) or (found[min(found)] if found else None)
     spec = codec.encode(partition.spec) if partition is not None else {}
     return {name: spec[name] for name in ("slo", "policy") if name in spec}
 

@@ -20,6 +20,7 @@ from semipd_operator.plan.optional_children import INFERENCE_POOL
 from semipd_operator.plan.partitions import build_partitions
 from semipd_operator.plan.pin import Pin, read_pin
 from semipd_operator.plan.pod import Manifest
+from semipd_operator.plan.resume import kept_wishes
 from semipd_operator.plan.routing import decide_route
 from semipd_operator.plan.scaling import Refusal, Scaling, plan_scaling, with_scaling
 from semipd_operator.plan.status import Loop, build_status
@@ -64,7 +65,7 @@ class Plan:
 def admit(
     observed: Observed, classes: Iterable[SemiPDClass], installation: Installation, others_gpus: int
 ) -> Admission:
-    """`others_gpus`: of the other services of the same class in this namespace, as deployed.
+    """`others_gpus`: of the other services of the same class in this namespace.
 
     Raises: InvalidSpec if the bounds hold no legal split.
     """
@@ -74,7 +75,7 @@ def admit(
         return Admission(effective=None, defect=choice.defect)
     per_pod = gpus_per_pod(service.spec, choice.spec)
     deployed = observed.workload.desired if observed.workload else 0
-    wanted = _pods_wanted(observed)
+    wanted = pods_wanted(observed)
     use = GpuUse(wanted=per_pod * wanted, deployed=per_pod * deployed, others=others_gpus)
     defect = class_defect(service, choice.spec, use)
     if defect is not None:
@@ -100,7 +101,7 @@ def build_plan(
     rollout: Rollout = NO_ROLLOUT,
     kept: dict[str, Any] | None = None,
 ) -> Plan:
-    """`wish`: for every pod but the `canaries`; None while the class refuses the service. `now`: RFC 3339.
+    """`wish`: for every pod but the `canaries`; None: there is no loop, and pods keep what they are asked for. `now`: RFC 3339.
 
     `kept`: the pod template that is gone back to, where `rollout` holds a refusal.
     """
@@ -124,8 +125,9 @@ def build_plan(
             )
         )
     partitions: list[Manifest] = []
-    if wish is not None and not observed.is_paused:
-        partitions = build_partitions(observed, canaries, wish, effective.spec if effective else None)
+    wishes, usual = (canaries, wish) if wish is not None else kept_wishes(observed)
+    if usual is not None and not observed.is_paused:
+        partitions = build_partitions(observed, wishes, usual, effective.spec if effective else None)
     scaling = plan_scaling(
         observed,
         loop,
@@ -159,10 +161,11 @@ def build_plan(
 
 def asks_for_more(observed: Observed) -> bool:
     """Pods than are deployed: else its class's budget does not matter."""
-    return _pods_wanted(observed) > (observed.workload.desired if observed.workload else 0)
+    return pods_wanted(observed) > (observed.workload.desired if observed.workload else 0)
 
 
-def _pods_wanted(observed: Observed) -> int:
+def pods_wanted(observed: Observed) -> int:
+    """By the spec; on every node, as many as there are: a service that is new there is refused under a budget."""
     spec = observed.service.spec
     if spec.placement is Placement.EVERY_NODE:
         return observed.workload.desired if observed.workload else 0

@@ -13,9 +13,9 @@ from semipd_core.api.fields import PartitionSplit
 from semipd_core.api.partition import BandSpec, PodPartitionSpec, SemiPDPartition
 from semipd_core.api.service import CanaryStage, CanaryStatus, PartitionMode, ServiceStatus
 from semipd_core.cluster.canary import Canary, Refusal
-from semipd_core.cluster.guards import HOUR_S
 from semipd_core.cluster.loop import initial_state
 from semipd_core.cluster.state import (
+    HOUR_S,
     ClusterConfig,
     ClusterState,
     band_around,
@@ -26,6 +26,7 @@ from semipd_core.cluster.verdicts import Verdicts
 from semipd_core.partition import Band, Partition, Wish
 from semipd_core.policies.decision import Reason
 from semipd_operator.plan.loop_settings import PINNED_PREFIX, fit_state
+from semipd_operator.plan.observed import Observed
 from semipd_operator.plan.times import to_unix_s
 
 Specs = Mapping[str, PodPartitionSpec]  # by pod
@@ -60,6 +61,18 @@ def resume_state(
     return fit_state(state, config, now_s)
 
 
+def kept_wishes(observed: Observed) -> tuple[dict[str, Wish], Wish | None]:
+    """What each pod is asked for, and most of those that try nothing: for a service without a loop, which its class refuses.
+
+    None: no pod is asked for anything.
+    """
+    specs = {name: each.spec for name, each in observed.partitions.items() if each.spec.band is not None}
+    status = observed.service.status or ServiceStatus()
+    usual = _without(specs, status.canary.decision_id if status.canary is not None else None)
+    most = _most_common(usual) if usual else None
+    return {name: _wish(spec) for name, spec in specs.items()}, most
+
+
 def pinned_split(partitions: Iterable[SemiPDPartition]) -> Partition | None:
     """The split that a pin had asked of most pods."""
     pins = [each.spec.target for each in partitions if each.spec.decision_id.startswith(PINNED_PREFIX)]
@@ -92,10 +105,14 @@ def _take_up(
     specs = [spec for spec in specs if wanted is None or spec.target == wanted]
     if not specs:
         return state
+    wish = _most_common(specs)
+    return state.asked(wish, state.settled_s) if wish.target in config.splits else state
+
+
+def _most_common(specs: Sequence[PodPartitionSpec]) -> Wish:
     counts = Counter(spec.decision_id for spec in specs)
     decision_id = min(counts, key=lambda name: (-counts[name], name))
-    wish = _wish(next(spec for spec in specs if spec.decision_id == decision_id))
-    return state.asked(wish, state.settled_s) if wish.target in config.splits else state
+    return _wish(next(spec for spec in specs if spec.decision_id == decision_id))
 
 
 def _canary(trial: CanaryStatus, config: ClusterConfig, specs: Specs, status: ServiceStatus) -> Canary | None:

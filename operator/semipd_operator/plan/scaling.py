@@ -95,7 +95,7 @@ def plan_scaling(
         return _inactive(StatusReason.REPLICAS_OWNED, _describe_owner(owner), records)
     records = _with_found(records, replicas, now)
     reading = pressure.read(loop.state.pressure, loop.average_s) if loop else None
-    fleet = view_fleet(observed, replicas)
+    fleet = view_fleet(observed, replicas, _seconds(now))
     decision = decide(
         ScaleInputs(
             now_s=_seconds(now),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from semipd_core.api.conditions import Condition, ConditionType, find_condition, set_condition
 from semipd_core.api.fields import PartitionSplit
 from semipd_core.api.service import DecisionRecord, Routing, ServiceStatus
-from semipd_core.cluster.state import DECISIONS_KEPT, ClusterRound, ClusterState, TimedDecision
+from semipd_core.cluster.state import ClusterRound, ClusterState, TimedDecision, keep_moves
 from semipd_core.errors import InvalidSpec
 from semipd_core.partition import Partition
 from semipd_core.telemetry import SloTargets
@@ -19,7 +19,7 @@ from semipd_operator.plan.naming import selector, selector_text
 from semipd_operator.plan.observed import Observed
 from semipd_operator.plan.routing import Route
 from semipd_operator.plan.template_trial import NO_ROLLOUT, Rollout
-from semipd_operator.plan.times import to_rfc3339
+from semipd_operator.plan.times import to_rfc3339, to_unix_s
 from semipd_operator.plan.trial_status import canary_status, proven_status, rollout_status
 
 OPTIONAL = (ConditionType.ROUTED, ConditionType.ISOLATION_PREFERRED)  # gone where there is nothing to say
@@ -112,7 +112,7 @@ def _conditions(
         conditions.progressing(observed, loop.state.canary if loop else None, rollout),
         conditions.partition_applied(observed),
         conditions.metrics_available(round_, engines),
-        conditions.slo_met(round_, observed.service.spec.slo),
+        conditions.slo_met(round_, observed.service.spec.slo, _slo_met_before(observed)),
         conditions.degraded(observed, defect, pin_defect, rollout.refusal),
     ]
     if (fallen := conditions.isolation_preferred(observed)) is not None:
@@ -120,6 +120,11 @@ def _conditions(
     if route is not None and observed.service.spec.routing is not Routing.SERVICE:
         parts.append(conditions.routed(route))
     return [conditions.ready(parts), *parts]
+
+
+def _slo_met_before(observed: Observed) -> Condition | None:
+    status = observed.service.status
+    return find_condition(status.conditions, ConditionType.SLO_MET) if status is not None else None
 
 
 def _decisions(state: ClusterState, old: Sequence[DecisionRecord]) -> tuple[DecisionRecord, ...]:
@@ -132,7 +137,8 @@ def _decisions(state: ClusterState, old: Sequence[DecisionRecord]) -> tuple[Deci
     older = [record for record in old if record.time < found[-1].time]
     if older and _key(older[0])[1:] == _key(found[-1])[1:]:
         found.pop()
-    return tuple([*found, *older][:DECISIONS_KEPT])
+    records = [*found, *older]
+    return keep_moves(records, to_unix_s(records[0].time))
 
 
 def _key(record: DecisionRecord) -> tuple[str, str, PartitionSplit]:
