@@ -30,7 +30,7 @@ from semipd_operator.observe.listed import Listed
 from semipd_operator.observe.revisions import Revisions
 from semipd_operator.observe.scrape import Scraper, open_client
 from semipd_operator.observe.world import World
-from semipd_operator.optional_kinds import find_optional_kinds
+from semipd_operator.optional_kinds import OptionalKinds
 from semipd_operator.plan.plan import Installation
 from semipd_operator.reconcile import Reconciler
 from semipd_operator.rounds import Rounds
@@ -43,6 +43,7 @@ from semipd_shell.informer import Key
 LEASE_NAME = "semipd-operator"
 CLASSES_EVERY_S = 0.5  # asked for until all are known
 CLASSES_RETRY_S = 2.0  # after an error
+KINDS_RETRY_S = 2.0
 YOUNG_OBJECTS = (
     50_000  # before a collection: a page of a list is that many, and hardly ever garbage in cycles
 )
@@ -70,6 +71,7 @@ class Operator:
         )
         self.census = Census(client, settings.watch_namespace, self.world)
         self.listed = Listed(client, self.world, settings.watch_namespace)
+        self.optional_kinds = OptionalKinds(client, self.world, settings.watch_namespace)
         self.class_statuses = ClassStatuses(self.world, self.applier, self.listed)
         self.kopf_watch = KopfWatch(
             client, settings.watch_namespace, self.world, settings.identity, self.listed.begin_anew
@@ -95,15 +97,13 @@ class Operator:
             tasks.create_task(serve_health(self))
             await asyncio.gather(*(informer.listed.wait() for informer in self.world.informers))
             gc.freeze()  # what is kept of the cluster is no garbage: looking through it would be a quarter of the CPU
-            kinds = await find_optional_kinds(self.client)
-            optional = [self.world.watch_optional(kind.rpartition("/")[2]) for kind in kinds]
-            informers += [asyncio.create_task(informer.run()) for informer in optional]
-            await asyncio.gather(*(informer.listed.wait() for informer in optional))
+            while not await self._look_for_kinds():
+                await asyncio.sleep(KINDS_RETRY_S)
             installation = Installation(
                 namespace=self.settings.namespace,
                 engine_image=self.settings.engine_image,
                 proxy_image=self.settings.proxy_image,
-                optional_kinds=kinds,
+                optional_kinds=self.optional_kinds.found,
             )
             recorder = Recorder(self.client, self.settings.identity, lambda: datetime.now(UTC))
             self._reconciler = Reconciler(
@@ -159,6 +159,17 @@ class Operator:
                     _log.warning("classes not known yet", problem=describe(error), delay_s=delay_s)
             await asyncio.sleep(delay_s)
 
+    async def _look_for_kinds(self) -> bool:
+        """Whether it is known which of them there are: they may be installed after us."""
+        try:
+            if await self.optional_kinds.look() and self._reconciler is not None:
+                self._reconciler.take_kinds(self.optional_kinds.found)
+                self._note_dirty(None)
+        except FAILURES as error:
+            _log.warning("kinds of other projects not known", problem=describe(error))
+            return False
+        return True
+
     async def _resync(self) -> None:
         """All services again when the lead is won, and every so often."""
         while True:
@@ -174,6 +185,7 @@ class Operator:
             except FAILURES as error:
                 _log.warning("services and classes not held against what is there", problem=describe(error))
             self._note_dirty(None)
+            await self._look_for_kinds()
 
     def answers(self) -> Counter[str]:
         """Of the API server, by status code or error, since the start."""

@@ -1,4 +1,4 @@
-"""Which kinds of other projects does the cluster have?"""
+"""Kinds of other projects, which the cluster may have, get or lose at any time: who they are, and an informer for each."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import asyncio
 from lightkube import ApiError, AsyncClient
 from lightkube.generic_resource import create_global_resource
 
+from semipd_operator.observe.world import World
 from semipd_operator.plan.optional_children import INFERENCE_POOL, POD_MONITOR
 from semipd_shell import log
-from semipd_shell.api_client import FAILURES, describe, retry_after_s
 
-RETRY_S = 2.0
+LISTED_TIMEOUT_S = 30.0  # of a kind that has just been found
+FORBIDDEN, NOT_FOUND = 403, 404
 
 _CRD = create_global_resource(
     "apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions"
@@ -21,25 +22,63 @@ _CRD_NAMES = {
     INFERENCE_POOL: "inferencepools.inference.networking.k8s.io",
 }
 
-
 _log = log.logger(__name__)
 
 
-async def find_optional_kinds(client: AsyncClient) -> tuple[str, ...]:
-    """A namespaced operator may not look: it then builds none. Asks until there is an answer."""
-    while True:
+class OptionalKinds:
+    """`found`: those whose children `world` knows.
+
+    `namespace` None: the whole cluster. An operator of one namespace that may not look has none.
+    """
+
+    def __init__(self, client: AsyncClient, world: World, namespace: str | None) -> None:
+        self.found: tuple[str, ...] = ()
+        self._client, self._world, self._namespace = client, world, namespace
+        self._informing: dict[str, asyncio.Task[None]] = {}
+
+    async def look(self) -> bool:
+        """Whether there are others than at the last look. Raises: one of FAILURES."""
+        there = [kind for kind, name in _CRD_NAMES.items() if await self._is_there(name)]
+        for task in self._informing.values():
+            if task.done():
+                task.result()
+        for kind in [kind for kind in self._informing if kind not in there]:
+            self._end(kind)
+        for kind in there:
+            if kind not in self._informing:
+                await self._begin(kind)
+        before, self.found = self.found, tuple(self._informing)
+        if before != self.found:
+            _log.info("kinds of other projects", found=self.found)
+        return before != self.found
+
+    async def _begin(self, kind: str) -> None:
+        """What cannot be listed counts as not there: half a world would be planned for otherwise."""
+        informer = self._world.watch_optional(_short(kind))
+        self._informing[kind] = asyncio.create_task(informer.run())
         try:
-            return tuple([kind for kind, name in _CRD_NAMES.items() if await _is_there(client, name)])
-        except FAILURES as error:
-            _log.warning("kinds of other projects not known yet", problem=describe(error))
-            await asyncio.sleep(max(RETRY_S, retry_after_s(error)))
+            async with asyncio.timeout(LISTED_TIMEOUT_S):
+                await informer.listed.wait()
+        except TimeoutError:
+            _log.warning("kind not listed", kind=kind, waited_s=LISTED_TIMEOUT_S)
+            self._end(kind)
+
+    def _end(self, kind: str) -> None:
+        self._informing.pop(kind).cancel()
+        self._world.forget_optional(_short(kind))
+
+    async def _is_there(self, name: str) -> bool:
+        try:
+            await self._client.get(_CRD, name)
+        except ApiError as error:
+            if error.status.code == NOT_FOUND:
+                return False
+            if error.status.code == FORBIDDEN and self._namespace is not None:
+                return False
+            raise
+        return True
 
 
-async def _is_there(client: AsyncClient, name: str) -> bool:
-    try:
-        await client.get(_CRD, name)
-    except ApiError as error:
-        if error.status.code in (403, 404):
-            return False
-        raise
-    return True
+def _short(kind: str) -> str:
+    """Without its group and version."""
+    return kind.rpartition("/")[2]

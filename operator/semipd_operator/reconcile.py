@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -57,6 +57,10 @@ class Reconciler:
         self._scaler = Scaler(applier, self._write_status, now)
         self._admitted = AdmittedPods(world)
         self._not_asked: dict[Key, list[Failure]] = {}  # partitions that the last turn could not write
+
+    def take_kinds(self, optional_kinds: Collection[str]) -> None:
+        """Of other projects: those that the cluster has from now on."""
+        self._installation = replace(self._installation, optional_kinds=optional_kinds)
 
     def begin_anew(self) -> None:
         """With the lead: another may have led meanwhile; loops take up what the partitions ask for."""

@@ -10,7 +10,7 @@ from semipd_core.cluster import loop
 from semipd_core.cluster.loop import initial_state, step
 from semipd_core.cluster.state import DECISIONS_KEPT, ClusterConfig, band_around
 from semipd_core.errors import InvalidSpec
-from semipd_core.partition import Band, Isolation, Partition, Wish
+from semipd_core.partition import Band, Isolation, Partition, Role, Wish
 from semipd_core.policies.decision import Decision, Reason
 from semipd_core.slo.pooled import WindowState
 from semipd_core.telemetry import EngineReport, FrontEndReport, SloTargets, WindowSlot
@@ -119,6 +119,22 @@ def test_an_engine_that_joins_later_is_told_alone(say):
     state, _ = step(initial_state(config()), config(), {"a": report("a")}, NOW_S)
     _, result = step(state, config(), {"a": report("a"), "b": report("b")}, NOW_S + 1)
     assert set(result.wishes) == {"b"}
+
+
+def test_what_is_known_of_engines_goes_with_them_and_not_with_their_silence(say):
+    say(None)
+    settings = config()
+    state = initial_state(settings)
+    steps = {("pod-1/engine-0", Role.DECODE): 7, ("pod-2/engine-0", Role.DECODE): 7}
+    state = replace(state, steps=replace(state.steps, seen_ns=steps))
+    both = {name: report(name) for name in ("pod-1/engine-0", "pod-2/engine-0")}
+    state, _ = step(state, settings, both, NOW_S)
+    assert state.wished.keys() == both.keys()
+    silent, _ = step(state, settings, {"pod-1/engine-0": report(at_s=NOW_S + 1), "pod-2": None}, NOW_S + 1)
+    assert (silent.wished, silent.steps.seen_ns) == (state.wished, steps)
+    gone, _ = step(silent, settings, {"pod-2/engine-0": report(at_s=NOW_S + 2)}, NOW_S + 2)
+    assert gone.wished.keys() == {"pod-2/engine-0"}
+    assert gone.steps.seen_ns.keys() == {("pod-2/engine-0", Role.DECODE)}
 
 
 def test_the_cooldown_holds_a_second_move_and_says_for_how_long(say):

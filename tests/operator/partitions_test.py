@@ -130,7 +130,11 @@ def in_force(state: ClusterState) -> tuple[Partition, str, Band]:
 
 
 def test_a_pin_takes_the_place_of_every_mode_and_its_end_leaves_the_loop_where_it_is() -> None:
-    for mode in ("Auto", "Advisory", "Static"):
+    for mode, expected in (
+        ("Auto", (at(70, 60), "Unpinned")),
+        ("Advisory", (at(70, 60), "Advisory")),
+        ("Static", (at(80), "Static")),
+    ):
         free = config(partition={"mode": mode})
         pinned = replace(free, pin=at(70, 60))
         state = fit_state(initial_state(free), pinned, now_s=5.0)
@@ -139,7 +143,6 @@ def test_a_pin_takes_the_place_of_every_mode_and_its_end_leaves_the_loop_where_i
         assert wish_of(state, pinned).band == Band.only(at(70, 60))
         assert fit_state(state, pinned, now_s=6.0) == state
         after = fit_state(state, free, now_s=7.0)
-        expected = (at(70, 60), "Unpinned") if mode == "Auto" else (at(80), mode)
         assert in_force(after)[:2] == expected
 
 
@@ -151,6 +154,26 @@ def test_a_change_of_mode_goes_to_the_initial_split_and_the_loop_goes_on_from_th
     fixed = fit_state(moved, static, now_s=5.0)
     assert (fixed.target, fixed.decision_id) == (at(80), "static-80-100")
     assert in_force(fit_state(fixed, auto, now_s=6.0))[:2] == (at(80), "ModeChanged")
+
+
+@pytest.mark.parametrize(
+    ("bounds", "target"),
+    [
+        pytest.param({}, at(60), id="as they are"),
+        pytest.param({"prefillMinPercent": 70}, at(70), id="the nearest that new bounds allow"),
+    ],
+)
+def test_advice_leaves_pods_at_what_they_are_asked_for(bounds: dict[str, int], target: Partition) -> None:
+    auto = config()
+    state = replace(
+        initial_state(auto), target=at(60), band=band_around(at(60), auto), decision_id="cluster-9"
+    )
+    advisory = config(partition={"mode": "Advisory", "bounds": bounds})
+    advised = fit_state(canary_of(state, auto), advisory, now_s=5.0)
+    assert in_force(advised) == (target, "Advisory", Band.only(target))
+    assert advised.canary is None, "nothing is tried"
+    assert fit_state(advised, advisory, now_s=6.0) == advised
+    assert in_force(fit_state(advised, auto, now_s=7.0))[:2] == (target, "ModeChanged")
 
 
 def canary_of(state: ClusterState, settings: ClusterConfig, **changes: object) -> ClusterState:

@@ -76,6 +76,14 @@ def test_an_operator_that_starts_anew_moves_nothing_by_starting(
     assert (state.target, state.decision_id) == (target, decision_id)
 
 
+@pytest.mark.parametrize(("mode", "target"), [("Advisory", at(60)), ("Static", at(80))])
+def test_an_operator_that_starts_anew_goes_on_with_a_fixed_split(mode: str, target: Partition) -> None:
+    settings = config(partition={"mode": mode})
+    asked = partition(split=(60, 100), band=(60, 60, 100, 100), decision_id="advisory-60-100")
+    state = resume_state(settings, [asked])
+    assert (state.target, state.decision_id) == (target, f"{mode.lower()}-{target.prefill_percent}-100")
+
+
 MOVED_AT_S = 1_795_262_400.0  # 2026-11-21T12:00:00Z
 TRIAL_ID = f"cluster-{MOVED_AT_S * 1000:.0f}"
 

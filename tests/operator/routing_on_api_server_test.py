@@ -57,11 +57,10 @@ POOL_CRD = {
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    """With the operator running in it, and a kind for pools."""
+    """With the operator running in it, and without a kind for pools."""
     with api_server_with_crds(tmp_path / "api-server") as kubeconfig, serving_agents() as agents:
         running = Cluster(kubeconfig)
-        define_pools(running)
-        with OperatorProcess(kubeconfig, tmp_path, agents.port, free_port()):
+        with OperatorProcess(kubeconfig, tmp_path, agents.port, free_port(), resync_seconds="10"):
             yield running
         running.client.close()
 
@@ -146,8 +145,13 @@ def routed_message(cluster: Cluster) -> str:
     return next((each["message"] for each in conditions if each["type"] == "Routed"), "")
 
 
-def test_a_pool_comes_with_its_routing_and_goes_with_it(cluster: Cluster) -> None:
+def test_a_pool_comes_with_its_kind_and_its_routing_and_goes_with_it(cluster: Cluster) -> None:
     cluster.apply(service_manifest("chat", replicas=1, routing="InferencePool"))
+    cluster.wait(
+        lambda: cluster.conditions("chat").get("Routed") == ("False", "NoInferencePoolKind"),
+        "there are no pools yet",
+    )
+    define_pools(cluster)
     pool = cluster.wait(lambda: cluster.get("InferencePool", "chat"), "the pool is there")
     assert pool["spec"]["targetPorts"] == [{"number": 8000}]
     assert pool["spec"]["selector"]["matchLabels"].items() <= labels("chat").items()

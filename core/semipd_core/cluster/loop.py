@@ -64,7 +64,7 @@ def step(
         for engine_id, report in reports.items()
         if report is not None and is_fresh(report, now_s=now_s, stale_after_s=config.stale_after_s)
     }
-    state = learn_steps(_forget_refusals(state, now_s), fresh)
+    state = learn_steps(_forget_refusals(_forget_engines(state, reports), now_s), fresh)
     if in_force is not None and not in_force.decision_id.startswith(OWN_PREFIX):
         state = _adopt(state, config, in_force, now_s)
     pinned = config.pin is not None or (in_force is not None and in_force.pinned)
@@ -90,6 +90,16 @@ def step(
         window_state=inputs.window_state,
         changed=changed,
     )
+
+
+def _forget_engines(state: ClusterState, reports: Reports) -> ClusterState:
+    """That are gone: pods come and go by the thousand. One that is silent is there by its own name or by its pod's."""
+
+    def is_there(engine_id: str) -> bool:
+        return engine_id in reports or engine_id.partition("/")[0] in reports
+
+    wished = {engine_id: told for engine_id, told in state.wished.items() if is_there(engine_id)}
+    return replace(state, steps=state.steps.of_engines(is_there), wished=wished)
 
 
 def _forget_refusals(state: ClusterState, now_s: float) -> ClusterState:

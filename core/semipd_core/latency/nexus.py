@@ -8,7 +8,7 @@ Source: Nexus, arXiv 2507.06608, cost model; features as in MuxWise, arXiv 2504.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -70,6 +70,11 @@ class StepModel:
             if of_role:
                 model = model._observe_role((engine_id, role), of_role)
         return model
+
+    def of_engines(self, is_there: Callable[[str], bool]) -> StepModel:
+        """Without the memory of engines that are gone: which of their samples were counted."""
+        seen = {key: at_ns for key, at_ns in self.seen_ns.items() if is_there(key[0])}
+        return self if len(seen) == len(self.seen_ns) else replace(self, seen_ns=seen)
 
     def prefill_ms(self, *, tokens: float, context_tokens: float) -> float:
         """One chunk of `tokens` that reads `context_tokens` KV entries."""

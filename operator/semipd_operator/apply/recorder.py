@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from lightkube import AsyncClient
+from lightkube import ApiError, AsyncClient
 from lightkube.types import PatchType
 
 from semipd_core.api.fields import API_VERSION
@@ -25,6 +25,7 @@ from semipd_shell.api_client import FAILURES, describe
 WINDOW_S = 300.0
 CONTROLLER = "semipd.io/operator"
 MAX_NOTE = 1024
+NOT_FOUND = 404
 
 _log = log.logger(__name__)
 
@@ -49,11 +50,10 @@ class Recorder:
         now = self._now()
         key = (service.metadata.uid or "", transition.reason, transition.detail)
         series = self._series.get(key)
+        is_open = series is not None and now.timestamp() - series.last_s <= WINDOW_S
         try:
-            if series is None or now.timestamp() - series.last_s > WINDOW_S:
+            if series is None or not is_open or not await self._count_up(service, series, now):
                 self._series[key] = await self._create(service, transition, now)
-            else:
-                await self._count_up(service, series, now)
         except FAILURES as error:
             _log.warning("event not written", reason=transition.reason, problem=describe(error))
         self._drop_old(now)
@@ -83,13 +83,20 @@ class Recorder:
         await self._client.create(EVENT(event))
         return Series(name=name, last_s=now.timestamp())
 
-    async def _count_up(self, service: SemiPDService, series: Series, now: datetime) -> None:
+    async def _count_up(self, service: SemiPDService, series: Series, now: datetime) -> bool:
+        """False: the event is gone."""
         series.count += 1
         series.last_s = now.timestamp()
         patch = {"series": {"count": series.count, "lastObservedTime": _micro_time(now)}}
-        await self._client.patch(
-            EVENT, series.name, patch, namespace=service.metadata.namespace, patch_type=PatchType.MERGE
-        )
+        try:
+            await self._client.patch(
+                EVENT, series.name, patch, namespace=service.metadata.namespace, patch_type=PatchType.MERGE
+            )
+        except ApiError as error:
+            if error.status.code != NOT_FOUND:
+                raise
+            return False
+        return True
 
     def _drop_old(self, now: datetime) -> None:
         old = [key for key, series in self._series.items() if now.timestamp() - series.last_s > WINDOW_S]

@@ -101,6 +101,11 @@ class World:
         self._child_kinds.append(kind)
         return self._informer(kinds.OPTIONAL[kind], kind, partial(trim_child, kind), MANAGED)
 
+    def forget_optional(self, kind: str) -> None:
+        """The kind is gone, and its objects with it; what is known of them leads to no write."""
+        self._child_kinds.remove(kind)
+        self._of_service.pop(kind, None)
+
     def _informer(
         self,
         resource: Any,

@@ -79,7 +79,7 @@ def fit_state(
         state = note(replace(state, canary=None), Reason.TEMPLATE_ON_TRIAL, why, now_s)
     if before is not None and before.paused and not config.paused and state.canary is not None:
         state = replace(state, canary=replace(state.canary, stage_s=now_s, granted_s=None))
-    fixed = fixed_wish(config)
+    fixed = fixed_wish(config, state.target)
     if fixed is not None:
         return _fix(state, fixed, now_s)
     if not state.decision_id.startswith(OWN_PREFIX):
@@ -104,17 +104,21 @@ def fit_state(
 
 def wish_of(state: ClusterState, config: ClusterConfig) -> Wish:
     """What every pod but the canaries is asked for."""
-    return fixed_wish(config) or state.wish
+    return fixed_wish(config, state.target) or state.wish
 
 
-def fixed_wish(config: ClusterConfig) -> Wish | None:
-    """A pin, in any mode; else the initial split, unless the mode is `Auto`. It leaves the agents no room."""
+def fixed_wish(config: ClusterConfig, asked: Partition) -> Wish | None:
+    """A pin, in any mode; else in `Static` the initial split, in `Advisory` what pods are asked for (`asked`).
+
+    It leaves the agents no room. None: the mode is `Auto`.
+    """
     if config.pin is not None:
         message = f"pinned by hand: the service stays at {config.pin}"
         return _fixed(config.pin, PINNED_PREFIX, Reason.PINNED, message)
     if config.mode == PartitionMode.AUTO:
         return None
-    target = initial_state(config).target
+    is_advised = config.mode == PartitionMode.ADVISORY
+    target = nearest_split(config.splits, asked) if is_advised else initial_state(config).target
     message = f"mode {config.mode}: the service stays at {target}"
     return _fixed(target, f"{config.mode.lower()}-", config.mode, message)
 

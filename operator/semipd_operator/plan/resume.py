@@ -47,7 +47,7 @@ def resume_state(
     trial = status.canary
     trial_id = trial.decision_id if trial is not None else None
     state = initial_state(config)
-    if config.mode == PartitionMode.AUTO and specs:
+    if config.mode != PartitionMode.STATIC and specs:
         state = _take_up(state, config, _without(specs, trial_id), status, now_s)
     state = replace(
         state,
