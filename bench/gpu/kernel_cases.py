@@ -19,7 +19,9 @@ from torch import Tensor
 
 from semipd_engine.cuda_model.attention_choice import AttentionShape
 from semipd_engine.kernels.decode_attention import paged_decode
+from semipd_engine.kernels.latent_store import norm_rotate_and_store
 from semipd_engine.kernels.mla_attention import mla_decode
+from semipd_engine.kernels.mla_prefill import mla_prefill
 from semipd_engine.kernels.prefill_attention import paged_prefill
 from semipd_engine.kernels.quantize_rows import quantize_rows
 from semipd_engine.kernels.rms_norm import add_rms_norm
@@ -237,6 +239,99 @@ def _mla(
     )
 
 
+def _mla_prefill(
+    *,
+    chunks: list[tuple[int, int]],
+    heads: int = 16,
+    nope: int = 128,
+    rope: int = 64,
+    value: int = 128,
+    latent: int = 512,
+    block_tokens: int = 64,
+    dtype: str = "bf16",
+) -> Work:
+    tables, seen, blocks = _pages([cached + new for cached, new in chunks], block_tokens)
+    slots = (tables.long()[..., None] * block_tokens + torch.arange(block_tokens)).flatten(1)
+    held = [row[:context] for row, context in zip(slots, seen.tolist(), strict=True)]
+    latents = torch.randn(blocks, block_tokens, latent + rope, dtype=DTYPES[dtype])
+    kv_up = (torch.randn(heads * (nope + value), latent) / math.sqrt(latent)).to(DTYPES[dtype])
+    starts = [0, *itertools.accumulate(new for _, new in chunks)]
+    context_starts = F.pad(seen.cumsum(0, dtype=torch.int32), (1, 0))
+    query = torch.randn(starts[-1], heads, nope + rope, dtype=DTYPES[dtype])
+    scale = 1 / math.sqrt(nope + rope)
+    places = torch.cat(held), context_starts, torch.tensor(starts, dtype=torch.int32)
+
+    def run() -> Tensor:
+        return mla_prefill(query, latents, kv_up, *places, max(new for _, new in chunks), scale=scale)
+
+    def attend(token: int, context: Tensor) -> Tensor:
+        """Absorbed, in fp64."""
+        keys, values = kv_up.double().view(heads, -1, latent).split_with_sizes([nope, value], 1)
+        asked, asked_rope = query[token].double().split_with_sizes([nope, rope], 1)
+        entries, turned = context.double().split_with_sizes([latent, rope], 1)
+        scores = torch.einsum("hn,hnl->hl", asked, keys) @ entries.T + asked_rope @ turned.T
+        return torch.einsum("hl,hvl->hv", (scores * scale).softmax(-1) @ entries, values)
+
+    def errors() -> dict[str, float]:
+        answer, worst = run(), 0.0
+        for chunk, (cached, new) in enumerate(chunks):
+            for index in {new - 1, *range(0, new, max(1, new // CHECKED_TOKENS))}:
+                token = starts[chunk] + index
+                context = latents.flatten(0, 1)[held[chunk][: cached + index + 1]]
+                worst = max(worst, _error(answer[token], attend(token, context), dtype))
+        return {"torch": worst}
+
+    contexts = sum(cached + new for cached, new in chunks)
+    seen_pairs = sum(new * cached + new * (new + 1) // 2 for cached, new in chunks)
+    answer_bytes = starts[-1] * heads * value * query.itemsize
+    return Work(
+        run=run,
+        errors=errors,
+        num_bytes=contexts * (latent + rope) * latents.itemsize + kv_up.nbytes + query.nbytes + answer_bytes,
+        flops=2 * heads * (seen_pairs * (nope + rope + value) + contexts * latent * (nope + value)),
+    )
+
+
+def _latent_store(
+    *,
+    tokens: int,
+    heads: int = 16,
+    nope: int = 128,
+    rope: int = 64,
+    latent: int = 512,
+    block_tokens: int = 64,
+    dtype: str = "bf16",
+) -> Work:
+    query = torch.randn(tokens, heads, nope + rope, dtype=DTYPES[dtype])
+    entries = torch.randn(tokens, latent + rope, dtype=DTYPES[dtype])
+    norm = torch.rand(latent, dtype=DTYPES[dtype])
+    latents = torch.zeros(-(-tokens // block_tokens) + 1, block_tokens, latent + rope, dtype=DTYPES[dtype])
+    angles = 100 * torch.rand(tokens, 1, rope // 2)
+    rotation = torch.polar(torch.ones_like(angles), angles)
+    slots = torch.randperm(len(latents) * block_tokens)[:tokens]
+
+    def run(asked: Tensor = query) -> None:
+        norm_rotate_and_store(asked, entries, norm, rotation, latents, slots, epsilon=1e-6)
+
+    def turned(plain: Tensor) -> Tensor:
+        pairs = torch.view_as_complex(plain.double().unflatten(2, (-1, 2)).contiguous())
+        return torch.view_as_real(pairs * rotation).flatten(2)
+
+    def errors() -> dict[str, float]:
+        plain, written = entries.double(), query.clone()
+        run(written)
+        stored = latents.flatten(0, 1)[slots]
+        normed = F.rms_norm(plain[:, :latent], (latent,), norm.double(), 1e-6)
+        return {
+            "queries": _error(written[..., nope:], turned(query[..., nope:]), dtype),
+            "latents": _error(stored[:, :latent], normed, dtype),
+            "keys": _error(stored[:, latent:], turned(plain[:, None, latent:])[:, 0], dtype),
+        }
+
+    moved = 2 * (heads * rope + latent + rope) * query.itemsize + rotation[0].nbytes
+    return Work(run=run, errors=errors, num_bytes=tokens * moved)
+
+
 def _rope_store(
     *,
     tokens: int,
@@ -362,6 +457,8 @@ BUILDERS: dict[str, Callable[..., Work]] = {
     "decode": _decode,
     "prefill": _prefill,
     "mla": _mla,
+    "mla_prefill": _mla_prefill,
+    "latent_store": _latent_store,
     "rope_store": _rope_store,
     "rms_norm": _rms_norm,
     "silu_mul": _silu_mul,

@@ -44,8 +44,18 @@ def full_cases() -> Iterator[Case]:
         (64, 1024, 128),
     ]:
         yield Case(kernel="mla", shape={"contexts": [context] * batch, "heads": heads})
+    for chunks in (
+        [(0, 1024)],
+        [(0, 8192)],
+        [(8192, 1024)],
+        [(30_000, 64)],
+        [(0, 256)] * 8,
+        [(100, 37), (0, 900), (3000, 1)],
+    ):
+        yield Case(kernel="mla_prefill", shape={"chunks": chunks})
+    yield Case(kernel="mla_prefill", shape={"chunks": [(8192, 1024)], "heads": 128})
     yield from _flashinfer_cases()
-    for kernel in ("rope_store", "rms_norm", "silu_mul"):
+    for kernel in ("latent_store", "rope_store", "rms_norm", "silu_mul"):
         for tokens in (1, 64, 256, 2048, 8192):
             yield Case(kernel=kernel, shape={"tokens": tokens})
     for rows, columns in LLAMA_WEIGHTS:
@@ -76,7 +86,10 @@ def tiny_cases() -> Iterator[Case]:
     yield Case(
         kernel="mla", shape={"contexts": [40, 3], "heads": 4, "latent": 32, "rope": 16, "block_tokens": 16}
     )
+    latent = {"heads": 3, "nope": 24, "rope": 16, "latent": 32, "block_tokens": 16}
+    yield Case(kernel="mla_prefill", shape={"chunks": [(5, 20), (0, 9)], "value": 20, **latent})
     yield Case(kernel="decode", shape={"contexts": [40, 3], **small, "by": FLASHINFER})
+    yield Case(kernel="latent_store", shape={"tokens": 3, **latent})
     yield Case(kernel="rope_store", shape={"tokens": 3, **small})
     yield Case(kernel="rms_norm", shape={"tokens": 3, "hidden": 40})
     yield Case(kernel="silu_mul", shape={"tokens": 3, "inner": 40})

@@ -26,11 +26,18 @@ def shapes(dtype: torch.dtype) -> dict[str, tuple[tuple, dict]]:
     fp64, int64 = torch.ones(rows, dtype=torch.float64), torch.zeros(rows, dtype=torch.int64)
     qkv = torch.empty(rows, (HEADS + 2 * KV_HEADS) * DIM, dtype=dtype)
     rotation = torch.empty(rows, 1, DIM // 2, dtype=torch.complex64)
+    mla_query, entries = torch.empty(rows, 16, 192, dtype=dtype), torch.empty(rows, 576, dtype=dtype)
+    kv_up, rope = torch.empty(16 * 256, 512, dtype=dtype), torch.empty(rows, 1, 32, dtype=torch.complex64)
     absorbed, latents = torch.empty(rows, 16, 576, dtype=dtype), torch.empty(3, 64, 576, dtype=dtype)
     return {
         "decode_attention.paged_decode": ((query, kv, tables, contexts), {}),
         "prefill_attention.paged_prefill": ((query, kv, tables, contexts, starts, 1), {}),
         "mla_attention.mla_decode": ((absorbed, latents, tables, contexts), {"latent_dim": 512, "scale": 0.1}),
+        "mla_prefill.mla_prefill": ((mla_query, latents, kv_up, int64, starts, starts, 1), {"scale": 0.1}),
+        "latent_store.norm_rotate_and_store": (
+            (mla_query, entries, entries[0, :512], rope, latents, int64),
+            {"epsilon": 1e-6},
+        ),
         "rope_store.rotate_and_store": ((qkv, rotation, kv, int64, HEADS), {}),
         "rms_norm.add_rms_norm": ((hidden, hidden, hidden[0], 1e-5), {}),
         "silu_mul.silu_mul": ((torch.empty(rows, 2 * 14_336, dtype=dtype),), {}),
@@ -38,7 +45,12 @@ def shapes(dtype: torch.dtype) -> dict[str, tuple[tuple, dict]]:
     }  # fmt: skip
 
 
-ATTENTION = ["decode_attention.paged_decode", "prefill_attention.paged_prefill", "mla_attention.mla_decode"]
+ATTENTION = [
+    "decode_attention.paged_decode",
+    "prefill_attention.paged_prefill",
+    "mla_attention.mla_decode",
+    "mla_prefill.mla_prefill",
+]
 
 
 @pytest.mark.parametrize(

@@ -52,3 +52,9 @@ class PagedAttention(Protocol):
 
         Returns (rows, heads, latent).
         """
+
+    def prefill_latents(self, query: Tensor, latents: Tensor, kv_up: Tensor, batch: DeviceBatch) -> Tensor:
+        """Of the prompt chunks, causal, behind whatever of the prompt is cached.
+
+        query: (tokens, heads, nope + rope); kv_up: (heads * (nope + v), latent). Returns (tokens, heads, v).
+        """

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.bias import causal_lower_right
-
-from semipd_engine.model.batch import PromptChunk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +17,14 @@ class ChunkSpan:
     first: int
     last: int
     context_tokens: int  # KV entries that the last token sees, itself included
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatentContexts:
+    """What prompt chunks see, one context after the other."""
+
+    slots: Tensor  # (sum of contexts) int64: block * block_tokens + offset
+    starts: Tensor  # (chunks + 1) int32: where each begins in `slots`, and the end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +41,9 @@ class DeviceBatch:
     )
     chunk_contexts: Tensor  # (chunks) int32
     token_starts: Tensor  # (chunks + 1) int32, from the first chunk's first token
-    chunks: Sequence[PromptChunk]  # the same chunks one by one, where attention is over latents; else none
+    latent_contexts: (
+        LatentContexts | None
+    )  # of the chunks, where there are some and attention is over latents
     max_chunk_tokens: int
     sampled: Tensor | None  # (samples) int64: the tokens whose logits are wanted; None: all
 
@@ -43,24 +52,14 @@ class DeviceBatch:
         return len(self.contexts)
 
 
-def prompt_chunks(
-    spans: Sequence[ChunkSpan], chunk_tables: Tensor, block_tokens: int
-) -> tuple[PromptChunk, ...]:
-    """chunk_tables: (chunks, blocks) int32."""
-    return tuple(
-        _prompt_chunk(span, table, block_tokens)
-        for span, table in zip(spans, chunk_tables.unbind(0), strict=True)
-    )
-
-
-def _prompt_chunk(span: ChunkSpan, table: Tensor, block_tokens: int) -> PromptChunk:
-    """The mask of a chunk with a past is a description: an attention kernel that knows causality makes no tensor of it."""
-    num_tokens = span.last - span.first
-    has_past = num_tokens < span.context_tokens
-    return PromptChunk(
-        first=span.first,
-        last=span.last,
-        context_tokens=span.context_tokens,
-        blocks=table[: -(-span.context_tokens // block_tokens)] if has_past else None,
-        mask=causal_lower_right(num_tokens, span.context_tokens) if has_past else None,
+def latent_contexts(
+    spans: Sequence[ChunkSpan], chunk_tables: Tensor, chunk_contexts: Tensor, block_tokens: int
+) -> LatentContexts:
+    """Lengths are the host's, so that nothing is read back. chunk_tables, chunk_contexts: as in `DeviceBatch`."""
+    width = -(-max(span.context_tokens for span in spans) // block_tokens)
+    offsets = torch.arange(block_tokens, device=chunk_tables.device)
+    slots = (chunk_tables[:, :width, None] * block_tokens + offsets).flatten(1)
+    return LatentContexts(
+        slots=torch.cat([row[: span.context_tokens] for row, span in zip(slots, spans, strict=True)]),
+        starts=F.pad(chunk_contexts.cumsum(0, dtype=torch.int32), (1, 0)),
     )

@@ -23,6 +23,7 @@ from semipd_engine.cuda_model.flashinfer_wrappers import (
     Library,
     PagedRows,
 )
+from semipd_engine.cuda_model.triton_attention import prefill_latents
 from semipd_engine.model.arenas import TORCH_TYPES
 
 WORKSPACE_BYTES = 128 << 20  # what the documentation recommends
@@ -80,6 +81,11 @@ class FlashInferAttention:
 
     def decode_latents(self, query: Tensor, latents: Tensor, batch: DeviceBatch) -> Tensor:
         return self.decode(query, latents, batch)
+
+    def prefill_latents(self, query: Tensor, latents: Tensor, kv_up: Tensor, batch: DeviceBatch) -> Tensor:
+        """By our own kernel: it is planned by nobody."""
+        assert self._shape.latent is not None
+        return prefill_latents(query, latents, kv_up, batch, self._shape.latent)
 
     def prefill(self, query: Tensor, kv: Tensor, batch: DeviceBatch) -> Tensor:  # noqa: ARG002
         answer: Tensor = self._prefill.run(query, kv.unbind(0))

@@ -16,7 +16,7 @@ from semipd_engine.cuda_model.batch import StepBatch
 from semipd_engine.cuda_model.block_tables import BlockTables, Deltas
 from semipd_engine.cuda_model.decoder import Decoder, Forward
 from semipd_engine.cuda_model.device import StepDevice
-from semipd_engine.cuda_model.device_batch import ChunkSpan, DeviceBatch, prompt_chunks
+from semipd_engine.cuda_model.device_batch import ChunkSpan, DeviceBatch, latent_contexts
 from semipd_engine.cuda_model.sampling import choose_tokens
 from semipd_engine.cuda_model.staging import Capacity, StagedInputs
 
@@ -116,6 +116,7 @@ class StepProgram:
     def begin(self, shape: StepShape) -> Forward:
         inputs, singles, num_chunks = self._inputs, shape.singles, len(shape.chunks)
         chunk_tables = self._tables.gather(inputs["slots"][singles : singles + num_chunks])
+        chunk_contexts = inputs["chunk_contexts"][:num_chunks]
         batch = DeviceBatch(
             token_ids=self._token_ids(shape),
             positions=inputs["positions"][: shape.tokens],
@@ -123,11 +124,13 @@ class StepProgram:
             tables=self._tables.gather(inputs["slots"][:singles]),
             contexts=inputs["contexts"][:singles],
             chunk_tables=chunk_tables,
-            chunk_contexts=inputs["chunk_contexts"][:num_chunks],
+            chunk_contexts=chunk_contexts,
             token_starts=inputs["token_starts"][: num_chunks + 1],
-            chunks=prompt_chunks(shape.chunks, chunk_tables, self._tables.block_tokens)
-            if self.decoder.has_latents
-            else (),
+            latent_contexts=latent_contexts(
+                shape.chunks, chunk_tables, chunk_contexts, self._tables.block_tokens
+            )
+            if shape.chunks and self.decoder.has_latents
+            else None,
             max_chunk_tokens=max((span.last - span.first for span in shape.chunks), default=1),
             sampled=None if shape.samples_all else inputs["sampled"][: shape.samples],
         )

@@ -8,6 +8,7 @@ from semipd_engine.cuda_model.attention_kernels import HostRows
 from semipd_engine.cuda_model.device_batch import DeviceBatch
 from semipd_engine.kernels.decode_attention import paged_decode
 from semipd_engine.kernels.mla_attention import mla_decode
+from semipd_engine.kernels.mla_prefill import mla_prefill
 from semipd_engine.kernels.prefill_attention import paged_prefill
 from semipd_engine.model.config import LatentConfig
 
@@ -39,3 +40,24 @@ class TritonAttention:
             latent_dim=self._latent.kv_lora_rank,
             scale=self._latent.softmax_scale,
         )
+
+    def prefill_latents(self, query: Tensor, latents: Tensor, kv_up: Tensor, batch: DeviceBatch) -> Tensor:
+        assert self._latent is not None
+        return prefill_latents(query, latents, kv_up, batch, self._latent)
+
+
+def prefill_latents(
+    query: Tensor, latents: Tensor, kv_up: Tensor, batch: DeviceBatch, latent: LatentConfig
+) -> Tensor:
+    """As `PagedAttention` has it. latent: of the model."""
+    assert batch.latent_contexts is not None
+    return mla_prefill(
+        query,
+        latents,
+        kv_up,
+        batch.latent_contexts.slots,
+        batch.latent_contexts.starts,
+        batch.token_starts,
+        batch.max_chunk_tokens,
+        scale=latent.softmax_scale,
+    )

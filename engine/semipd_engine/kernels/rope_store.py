@@ -55,6 +55,17 @@ def _check(qkv: Tensor, rotation: Tensor, kv: Tensor, kv_slots: Tensor, all_head
 
 
 @triton.jit
+def turn(plain, angles, HEADS: tl.constexpr, DIM: tl.constexpr, DIM_PADDED: tl.constexpr):
+    """Heads of one token rotated. plain: (HEADS, DIM_PADDED), pairs interleaved; angles: where its complex numbers are."""
+    pair = tl.arange(0, DIM_PADDED // 2)
+    cosine = tl.load(angles + 2 * pair, mask=2 * pair < DIM, other=0.0)[None, :]
+    sine = tl.load(angles + 2 * pair + 1, mask=2 * pair < DIM, other=0.0)[None, :]
+    real, imaginary = tl.split(tl.reshape(plain.to(tl.float32), [HEADS, DIM_PADDED // 2, 2]))
+    turned = tl.join(real * cosine - imaginary * sine, real * sine + imaginary * cosine)
+    return tl.reshape(turned, [HEADS, DIM_PADDED]).to(plain.dtype)
+
+
+@triton.jit
 def _rotate_and_store(
     qkv,
     rotation,
@@ -79,13 +90,7 @@ def _rotate_and_store(
     source = qkv + token * qkv_row + head * DIM + dim
     plain = tl.load(source, mask=is_number, other=0.0)
 
-    pair = tl.arange(0, DIM_PADDED // 2)
-    angle = rotation + token * DIM + 2 * pair
-    cosine = tl.load(angle, mask=2 * pair < DIM, other=0.0)[None, :]
-    sine = tl.load(angle + 1, mask=2 * pair < DIM, other=0.0)[None, :]
-    real, imaginary = tl.split(tl.reshape(plain.to(tl.float32), [TILE_HEADS, DIM_PADDED // 2, 2]))
-    turned = tl.join(real * cosine - imaginary * sine, real * sine + imaginary * cosine)
-    turned = tl.reshape(turned, [TILE_HEADS, DIM_PADDED]).to(plain.dtype)
+    turned = turn(plain, rotation + token * DIM, TILE_HEADS, DIM, DIM_PADDED)
     tl.store(source, turned, mask=is_number & (head < HEADS))
 
     slot = tl.load(kv_slots + token)

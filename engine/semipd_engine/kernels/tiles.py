@@ -53,13 +53,14 @@ class Tiles:
     decode: SplitTiles
     mla: SplitTiles
     prefill: PrefillTiles
+    mla_prefill: PrefillTiles
     rope_heads: int  # heads per program
     silu_columns: int
     weight_only: tuple[WeightOnlyTiles, ...]  # ascending
     vocabulary: int  # logits per program, and per step of a search
 
 
-def _tiles(*, prefill_rows: int, prefill_warps: int, stages: int) -> Tiles:
+def _tiles(*, prefill_rows: int, prefill_warps: int, mla_prefill_keys: int, stages: int) -> Tiles:
     return Tiles(
         decode=SplitTiles(
             heads=16,
@@ -77,6 +78,11 @@ def _tiles(*, prefill_rows: int, prefill_warps: int, stages: int) -> Tiles:
         ),
         prefill=PrefillTiles(
             rows=prefill_rows, keys=64, launch=Launch(num_warps=prefill_warps, num_stages=stages)
+        ),
+        mla_prefill=PrefillTiles(
+            rows=prefill_rows,
+            keys=mla_prefill_keys,
+            launch=Launch(num_warps=prefill_warps, num_stages=2),
         ),
         rope_heads=8,
         silu_columns=1024,
@@ -97,6 +103,7 @@ INTERPRETER = Tiles(  # small, so that short contexts already have several steps
     decode=SplitTiles(heads=16, keys=16, min_split_tokens=32, max_splits=4, launch=_INTERPRETER_LAUNCH),
     mla=SplitTiles(heads=16, keys=16, min_split_tokens=32, max_splits=4, launch=_INTERPRETER_LAUNCH),
     prefill=PrefillTiles(rows=16, keys=16, launch=_INTERPRETER_LAUNCH),
+    mla_prefill=PrefillTiles(rows=16, keys=16, launch=_INTERPRETER_LAUNCH),
     rope_heads=4,
     silu_columns=32,
     weight_only=(
@@ -106,10 +113,10 @@ INTERPRETER = Tiles(  # small, so that short contexts already have several steps
     vocabulary=64,
 )
 BY_CAPABILITY: Mapping[int, Tiles] = {  # by the major number
-    8: _tiles(prefill_rows=64, prefill_warps=4, stages=2),
-    9: _tiles(prefill_rows=128, prefill_warps=8, stages=3),
-    10: _tiles(prefill_rows=128, prefill_warps=8, stages=3),
-    12: _tiles(prefill_rows=64, prefill_warps=4, stages=2),
+    8: _tiles(prefill_rows=64, prefill_warps=4, mla_prefill_keys=32, stages=2),
+    9: _tiles(prefill_rows=128, prefill_warps=8, mla_prefill_keys=64, stages=3),
+    10: _tiles(prefill_rows=128, prefill_warps=8, mla_prefill_keys=64, stages=3),
+    12: _tiles(prefill_rows=64, prefill_warps=4, mla_prefill_keys=32, stages=2),
 }
 
 

@@ -7,7 +7,7 @@ Two ways to the same scores: *absorbed*, queries are brought into the space of t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Generic, Protocol, TypeVar
 
 import torch
@@ -33,15 +33,12 @@ class LatentBatch(Protocol):
     def num_singles(self) -> int:
         """Rows of one token, which come first."""
 
-    @property
-    def chunks(self) -> Sequence[PromptChunk]: ...
-
 
 AnyBatch = TypeVar("AnyBatch", bound=LatentBatch)
 
 
 class LatentLayer(ABC, Generic[AnyBatch]):
-    """All of it but decode, which reads pages as its device does best."""
+    """The projections, and what stands around attention. How pages are written and read, each device has of its own."""
 
     def __init__(self, config: ModelConfig, weights: Mapping[str, Tensor], kv: Tensor) -> None:
         """weights: of this layer; kv: (block, block_tokens, latent + rope)."""
@@ -63,32 +60,24 @@ class LatentLayer(ABC, Generic[AnyBatch]):
 
     def mix(self, hidden: Tensor, rotation: Tensor, batch: AnyBatch) -> Tensor:
         """hidden: (tokens, hidden); rotation: (tokens, 1, rope / 2) complex. Returns (tokens, heads * v_head_dim)."""
-        query, entries = self._project(hidden, rotation)
-        self._kv.view(-1, entries.shape[1]).index_copy_(0, batch.kv_slots, entries)
-        out = query.new_empty(len(query), self._heads, self._latent.v_head_dim)
-        if batch.num_singles:
-            singles = slice(0, batch.num_singles)
-            out[singles] = self._values(self._decode(self._absorb(query[singles]), batch))
-        for chunk in batch.chunks:
-            part = slice(chunk.first, chunk.last)
-            context = entries[part] if chunk.blocks is None else self._gather(chunk.blocks)
-            out[part] = self._prefill(query[part], context[: chunk.context_tokens], chunk)
-        return out.flatten(1)
+        query, entries = self._project(hidden)
+        query, entries = self._store(query, entries, rotation, batch)
+        singles, parts = batch.num_singles, []
+        if singles:
+            parts.append(self._values(self._decode(self._absorb(query[:singles]), batch)))
+        if singles < len(query):
+            parts.append(self._prefill(query[singles:], entries[singles:], batch))
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).flatten(1)
 
-    def _project(self, hidden: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries (tokens, heads, nope + rope) and the entries to cache (tokens, latent + rope), both rotated."""
-        latent = self._latent
+    def _project(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries (tokens, heads, nope + rope) and entries (tokens, latent + rope), neither normed nor rotated."""
+        entry_dim = self._latent.entry_dim
         joined = self._q_kv.apply(hidden)
-        query, entry = joined.split_with_sizes([joined.shape[1] - latent.entry_dim, latent.entry_dim], 1)
+        query, entries = joined.split_with_sizes([joined.shape[1] - entry_dim, entry_dim], 1)
         if self._query_norm_up is not None:
             norm, up = self._query_norm_up
             query = up.apply(F.rms_norm(query, norm.shape, norm, NORM_EPS))
-        query = query.view(len(hidden), self._heads, -1)
-        nope, rope = query.split_with_sizes([latent.qk_nope_head_dim, latent.qk_rope_head_dim], 2)
-        compressed, key = entry.split_with_sizes([latent.kv_lora_rank, latent.qk_rope_head_dim], 1)
-        compressed = F.rms_norm(compressed, self._kv_norm.shape, self._kv_norm, NORM_EPS)
-        key = rotated(key[:, None], rotation)[:, 0]
-        return torch.cat([nope, rotated(rope, rotation)], 2), torch.cat([compressed, key], 1)
+        return query.view(len(hidden), self._heads, -1), entries
 
     def _absorb(self, query: Tensor) -> Tensor:
         """(tokens, heads, nope + rope) to (tokens, heads, latent + rope)."""
@@ -106,7 +95,45 @@ class LatentLayer(ABC, Generic[AnyBatch]):
     def _decode(self, asked: Tensor, batch: AnyBatch) -> Tensor:
         """asked: (rows, heads, latent + rope), of the rows of one token. Returns (rows, heads, latent)."""
 
-    def _prefill(self, query: Tensor, context: Tensor, chunk: PromptChunk) -> Tensor:
+    @abstractmethod
+    def _store(
+        self, query: Tensor, entries: Tensor, rotation: Tensor, batch: AnyBatch
+    ) -> tuple[Tensor, Tensor]:
+        """Writes entries to their pages, normed and rotated. Returns queries rotated, and entries of the shape given."""
+
+    @abstractmethod
+    def _prefill(self, query: Tensor, entries: Tensor, batch: AnyBatch) -> Tensor:
+        """Of the prompt chunks, all together, as `_store` has returned them. Returns (tokens, heads, v_head_dim)."""
+
+
+class LatentAttention(LatentLayer[Batch]):
+    def _store(self, query: Tensor, entries: Tensor, rotation: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        latent = self._latent
+        nope, rope = query.split_with_sizes([latent.qk_nope_head_dim, latent.qk_rope_head_dim], 2)
+        compressed, key = entries.split_with_sizes([latent.kv_lora_rank, latent.qk_rope_head_dim], 1)
+        compressed = F.rms_norm(compressed, self._kv_norm.shape, self._kv_norm, NORM_EPS)
+        entries = torch.cat([compressed, rotated(key[:, None], rotation)[:, 0]], 1)
+        self._kv.view(-1, entries.shape[1]).index_copy_(0, batch.kv_slots, entries)
+        return torch.cat([nope, rotated(rope, rotation)], 2), entries
+
+    def _decode(self, asked: Tensor, batch: Batch) -> Tensor:
+        """The heads of a row stand where a prompt's tokens would: they all read the same entries."""
+        mixed = torch.empty_like(asked)
+        for group in batch.groups:
+            part = slice(group.first, group.last)
+            context = self._gather(group.blocks).view(group.last - group.first, 1, -1, asked.shape[2])
+            mixed[part] = self._attend(asked[part].unsqueeze(1), context, context, group.mask).squeeze(1)
+        return mixed[..., : self._latent.kv_lora_rank]
+
+    def _prefill(self, query: Tensor, entries: Tensor, batch: Batch) -> Tensor:
+        answers = []
+        for chunk in batch.chunks:
+            part = slice(chunk.first - batch.num_singles, chunk.last - batch.num_singles)
+            context = entries[part] if chunk.blocks is None else self._gather(chunk.blocks)
+            answers.append(self._attend_chunk(query[part], context[: chunk.context_tokens], chunk))
+        return torch.cat(answers)
+
+    def _attend_chunk(self, query: Tensor, context: Tensor, chunk: PromptChunk) -> Tensor:
         """query: (tokens, heads, nope + rope); context: (context tokens, latent + rope). Returns (tokens, heads, v_head_dim)."""
         if is_expanded(len(query), len(context), self._heads, self._latent):
             keys, values = self._expand(context)
@@ -133,17 +160,6 @@ class LatentLayer(ABC, Generic[AnyBatch]):
     def _gather(self, blocks: Tensor) -> Tensor:
         """Entries of these blocks, one after the other, (tokens, latent + rope)."""
         return self._kv.flatten(1).index_select(0, blocks).view(-1, self._kv.shape[2])
-
-
-class LatentAttention(LatentLayer[Batch]):
-    def _decode(self, asked: Tensor, batch: Batch) -> Tensor:
-        """The heads of a row stand where a prompt's tokens would: they all read the same entries."""
-        mixed = torch.empty_like(asked)
-        for group in batch.groups:
-            part = slice(group.first, group.last)
-            context = self._gather(group.blocks).view(group.last - group.first, 1, -1, asked.shape[2])
-            mixed[part] = self._attend(asked[part].unsqueeze(1), context, context, group.mask).squeeze(1)
-        return mixed[..., : self._latent.kv_lora_rank]
 
 
 def is_expanded(chunk_tokens: int, context_tokens: int, heads: int, latent: LatentConfig) -> bool:
