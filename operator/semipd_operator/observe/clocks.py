@@ -8,18 +8,19 @@ from msgspec.structs import replace
 
 from semipd_core.telemetry import SLOT_SECONDS, EngineReport
 
-TOLERATED_S = 2.0  # a Date is of whole seconds, and an answer takes its time
+TOLERATED_S = 2.0  # a Date is of whole seconds
 
 
-def find_lag_s(date: str | None, now_s: float) -> int:
-    """By how many seconds the clock of who wrote the header `date` is behind `now_s` (unix time), in whole slots.
+def find_lag_s(date: str | None, asked_s: float, answered_s: float) -> int:
+    """By how many seconds the clock of who wrote the header `date` is behind ours (unix time), in whole slots.
 
-    0 where they agree, or where it says nothing.
+    0 where the date may lie between the question and the answer, which a busy machine reads late, or where it says nothing.
     """
     try:
-        lag_s = now_s - parsedate_to_datetime(date or "").timestamp()
+        date_s = parsedate_to_datetime(date or "").timestamp()
     except (ValueError, OverflowError):
         return 0
+    lag_s = max(asked_s - date_s, 0.0) - max(date_s - answered_s, 0.0)
     return round(lag_s / SLOT_SECONDS) * SLOT_SECONDS if abs(lag_s) > TOLERATED_S else 0
 
 

@@ -114,9 +114,10 @@ class Scraper:
     async def _fetch(self, address: str, slots: asyncio.Semaphore) -> tuple[bytes, int] | None:
         host = f"[{address}]" if ":" in address else address
         with _held(slots):
+            asked_s = self._now_s()
             try:
                 async with self._client.get(f"http://{host}:{self._port}/v1/windows") as answer:
-                    lag_s = find_lag_s(answer.headers.get("Date"), self._now_s())
+                    lag_s = find_lag_s(answer.headers.get("Date"), asked_s, self._now_s())
                     body = await _read(answer) if answer.status == OK else None
                     return (body, lag_s) if body is not None else None
             except (aiohttp.ClientError, OSError, TimeoutError):
