@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semipd_core.latency.forecast import calibrate
+from semipd_core.latency.forecast import calibrate, least_ratio
 from semipd_core.latency.load import EngineLoad, measure_load
 from semipd_core.latency.nexus import StepModel
 from semipd_core.latency.share_curve import TURNS, ShareCurve
@@ -170,3 +170,20 @@ def test_contention_and_pace_come_from_recent_steps_alone():
 
 def test_without_any_report_the_worst_case_stands():
     assert measure_load([], StepModel()) == EngineLoad()
+
+
+@given(
+    st.sampled_from(list(MODELS.values())),
+    LOADS,
+    LATENCIES,
+    LATENCIES,
+    SPLITS,
+    st.lists(SPLITS, min_size=1, max_size=40, unique=True),
+    st.integers(0, 40),
+)
+def test_the_least_ratio_is_that_of_an_exhaustive_search(model, load, ttfts, tpots, current, splits, arrived):
+    seen = window(ttfts, tpots, arrived=arrived)
+    found = forecaster(load=load, seen=seen, current=current, model=model)
+    forecasts = [found.forecast(split) for split in splits]
+    ratios = [max(each.ttft_ms / SLO.ttft_ms, each.tpot_ms / SLO.tpot_ms) for each in forecasts]
+    assert least_ratio(found, splits) == pytest.approx(min(ratios))

@@ -62,6 +62,19 @@ def test_one_repeated_point_is_reproduced_though_it_determines_nothing():
     assert a + 8 * b == pytest.approx(100, rel=0.01)
 
 
+@given(st.lists(st.tuples(st.floats(1, 1e4), st.floats(0, 1e4), st.floats(1, 1e6)), min_size=1, max_size=40))
+def test_many_points_at_once_are_the_same_as_one_after_the_other(drawn):
+    points = [((1.0, tokens, context), value) for tokens, context, value in drawn]
+    one_by_one = LinearFit.empty(3)
+    for features, value in points:
+        one_by_one = one_by_one.updated(features, value)
+    at_once = LinearFit.empty(3).extended(points)
+    assert at_once.weight == pytest.approx(one_by_one.weight)
+    assert at_once.moment == pytest.approx(one_by_one.moment)
+    for row, expected in zip(at_once.gram, one_by_one.gram, strict=True):
+        assert row == pytest.approx(expected)
+
+
 def test_old_points_fade():
     fit = fitted([((1.0,), 10.0)] * 2000 + [((1.0,), 20.0)] * 2000)
     assert fit.coefficients()[0] == pytest.approx(20, rel=0.05)
@@ -182,6 +195,22 @@ def test_samples_that_reports_repeat_are_counted_once():
     samples = [sample(at_ns=at_ns) for at_ns in (1, 2, 3)]
     model = StepModel().observe("a", samples).observe("a", [*samples, sample(at_ns=4)]).observe("b", samples)
     assert model.decode.weight == pytest.approx(7, rel=0.02)
+
+
+@pytest.mark.parametrize(("most", "counted"), [(None, 64), (64, 64), (8, 8), (1, 1)])
+def test_of_many_samples_at_most_so_many_are_learned_from_and_none_of_the_others_later(most, counted):
+    samples = [sample(at_ns=at_ns) for at_ns in range(1, 65)]
+    model = StepModel().observe("a", samples, most)
+    assert model.decode.weight == pytest.approx(counted, rel=0.07)
+    assert model.observe("a", samples, most).decode.weight == model.decode.weight
+
+
+def test_the_samples_learned_from_are_spread_evenly_over_all():
+    """Half of them long ago, at twice the time: the mean of both halves is learned."""
+    samples = [sample(at_ns=at_ns, compute_us=200 if at_ns <= 32 else 100) for at_ns in range(1, 65)]
+    all_of_them, some = StepModel().observe("a", samples), StepModel().observe("a", samples, 8)
+    costs_ms = [model.decode_ms(rows=4, context_tokens=400) for model in (all_of_them, some)]
+    assert costs_ms[1] == pytest.approx(costs_ms[0], rel=0.05)
 
 
 def test_a_clock_that_starts_anew_does_not_silence_an_engine():

@@ -13,14 +13,20 @@ from semipd_core.telemetry import EngineReport
 
 MIN_POINT_S = 8.0  # a shorter window gives the curves no point
 MIN_POINT_REQUESTS = 5
+STEPS_PER_ROUND = (
+    64  # of each role, of all engines together: as many as one tells, an eighth of what a fit counts
+)
 
 
 def learn_steps(state: ClusterState, fresh: Mapping[str, EngineReport]) -> ClusterState:
-    steps = state.steps
-    for engine_id, report in sorted(fresh.items()):
-        if report.coordinator is not None:
-            steps = steps.observe(engine_id, report.coordinator.samples)
-    return replace(state, steps=steps)
+    """From so many of each engine's steps that one round does not make the last one forgotten."""
+    samples = {
+        engine_id: report.coordinator.samples
+        for engine_id, report in sorted(fresh.items())
+        if report.coordinator is not None
+    }
+    most = max(1, STEPS_PER_ROUND // max(1, len(samples)))
+    return replace(state, steps=state.steps.observe_all(samples, most))
 
 
 def learn_proven(state: ClusterState, config: ClusterConfig, inputs: PolicyInputs) -> ClusterState:

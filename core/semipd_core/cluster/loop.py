@@ -37,7 +37,7 @@ from semipd_core.partition import Partition, Wish
 from semipd_core.policies import POLICIES
 from semipd_core.policies.decision import Decision, PolicyInputs, Reason
 from semipd_core.repartition import Phase
-from semipd_core.slo.pooled import classify, is_fresh, pool_reports
+from semipd_core.slo.pooled import PooledWindow, classify, is_fresh, pool_reports
 from semipd_core.telemetry import EngineReport
 
 __all__ = ["ClusterConfig", "ClusterRound", "ClusterState", "Member", "initial_state", "step"]
@@ -125,13 +125,10 @@ def _adopt(state: ClusterState, config: ClusterConfig, wish: Wish, now_s: float)
 def _observe(
     state: ClusterState, config: ClusterConfig, fresh: Mapping[str, EngineReport], now_s: float
 ) -> PolicyInputs:
-    demand, window = (
-        pool_reports(fresh.values(), since_s=since_s, now_s=now_s, stale_after_s=config.stale_after_s)
-        for since_s in (
-            now_s - config.window_s,
-            max(now_s - config.window_s, state.settled_s + config.carry_over_s),
-        )
-    )
+    begin_s = now_s - config.window_s
+    since_s = max(begin_s, state.settled_s + config.carry_over_s)
+    demand = _pool(fresh, config, begin_s, now_s)
+    window = demand if since_s == begin_s else _pool(fresh, config, since_s, now_s)
     coordinators = [report.coordinator for report in fresh.values() if report.coordinator is not None]
     return PolicyInputs(
         now_s=now_s,
@@ -145,6 +142,12 @@ def _observe(
         steps=state.steps,
         curves=state.curves,
     )
+
+
+def _pool(
+    fresh: Mapping[str, EngineReport], config: ClusterConfig, since_s: float, now_s: float
+) -> PooledWindow:
+    return pool_reports(fresh.values(), since_s=since_s, now_s=now_s, stale_after_s=config.stale_after_s)
 
 
 def _splits(state: ClusterState, config: ClusterConfig, now_s: float) -> tuple[Partition, ...]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from semipd_core.latency.forecast import least_ratio
 from semipd_core.policies.decision import MIN_REQUESTS, PolicyInputs
 from semipd_core.slo.pooled import PooledWindow, WindowState, classify, pool_reports
 from semipd_core.telemetry import SLOT_SECONDS, EngineReport
@@ -211,10 +212,7 @@ def _relieved(observed: float, inputs: PolicyInputs) -> float:
         or inputs.load.kv_used_permille > KV_FULL_PERMILLE
     ):
         return observed
-    slo, forecaster = inputs.slo, inputs.forecaster()
-    forecasts = [forecaster.forecast(split) for split in inputs.splits]
-    best = min(max(each.ttft_ms / slo.ttft_ms, each.tpot_ms / slo.tpot_ms) for each in forecasts)
-    return min(observed, best)
+    return min(observed, least_ratio(inputs.forecaster(), inputs.splits))
 
 
 def _load(window: PooledWindow, fresh: Mapping[str, EngineReport]) -> FleetLoad:

@@ -9,8 +9,10 @@ shows at the present split. Both are monotone: TTFT falls in the prefill cap, TP
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from statistics import NormalDist
 
 from semipd_core.latency.load import EngineLoad
@@ -71,8 +73,7 @@ class Forecaster:
     tpot_spread: float = TPOT_SPREAD[1]
 
     def forecast(self, split: Partition) -> Forecast:
-        ttft_ms = self.ttft_correction * self._ttft_ms(split)
-        tpot_ms = self.tpot_correction * self._tpot_ms(split)
+        ttft_ms, tpot_ms = self.latencies_ms(split)
         meets_ttft = _share_within(ttft_ms, self.slo.ttft_ms, self.slo.ttft_percentile, self.ttft_spread)
         meets_tpot = _share_within(tpot_ms, self.slo.tpot_ms, self.slo.tpot_percentile, self.tpot_spread)
         return Forecast(
@@ -81,6 +82,10 @@ class Forecaster:
             tpot_ms=tpot_ms,
             attainment_permille=1000 * meets_ttft * meets_tpot,
         )
+
+    def latencies_ms(self, split: Partition) -> tuple[float, float]:
+        """TTFT and TPOT of the forecast alone, which is the lesser part of its cost."""
+        return self.ttft_correction * self._ttft_ms(split), self.tpot_correction * self._tpot_ms(split)
 
     def _ttft_ms(self, split: Partition) -> float:
         """Uncorrected, at the target's percentile of an exponential sojourn; at least what the backlog takes."""
@@ -114,6 +119,31 @@ class Forecaster:
 
     def _step_ms(self, rows: float) -> float:
         return self.step_base_ms + rows * self.step_row_ms
+
+
+def least_ratio(forecaster: Forecaster, splits: Sequence[Partition]) -> float:
+    """max(TTFT/target, TPOT/target) at the split where it is least.
+
+    Of the splits with one prefill cap that is where the two cross: TTFT rises with the decode cap, TPOT falls.
+    """
+    slo = forecaster.slo
+
+    def ratios(split: Partition) -> tuple[float, float]:
+        ttft_ms, tpot_ms = forecaster.latencies_ms(split)
+        return ttft_ms / slo.ttft_ms, tpot_ms / slo.tpot_ms
+
+    def is_beyond(split: Partition) -> bool:
+        ttft, tpot = ratios(split)
+        return ttft >= tpot
+
+    by_prefill: dict[int, list[Partition]] = {}
+    for split in sorted(splits, key=attrgetter("decode_percent")):
+        by_prefill.setdefault(split.prefill_percent, []).append(split)
+    least = float("inf")
+    for column in by_prefill.values():
+        crossing = bisect_left(column, True, key=is_beyond)
+        least = min(least, *(max(ratios(split)) for split in column[max(0, crossing - 1) : crossing + 1]))
+    return least
 
 
 def calibrate(

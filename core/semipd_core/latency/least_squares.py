@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from operator import mul
 
 RETENTION = 0.998  # weight left to a point by each later one: about 500 points count
 RIDGE = 1e-4  # of the feature's own sum of squares; splits evenly what the data cannot tell apart
@@ -40,21 +42,23 @@ class LinearFit:
 
     def extended(self, points: Iterable[tuple[Sequence[float], float]]) -> LinearFit:
         """With more points, (features, value) each, in the order in which they are to fade. Raises: as `updated`."""
-        size = range(len(self.moment))
-        gram, moment, weight = [list(row) for row in self.gram], list(self.moment), self.weight
+        points = list(points)
         for features, value in points:
             if value <= 0:
                 raise ValueError(f"value is {value}, allowed: > 0")
-            if len(features) != len(moment):
-                raise ValueError(f"{len(features)} features, allowed: {len(moment)}")
-            x = [feature / value for feature in features]
-            for i in size:
-                row, xi = gram[i], x[i]
-                moment[i] = RETENTION * moment[i] + xi
-                for j in size:
-                    row[j] = RETENTION * row[j] + xi * x[j]
-            weight = RETENTION * weight + 1
-        return LinearFit(gram=tuple(map(tuple, gram)), moment=tuple(moment), weight=weight)
+            if len(features) != len(self.moment):
+                raise ValueError(f"{len(features)} features, allowed: {len(self.moment)}")
+        size, left, fading = range(len(self.moment)), RETENTION ** len(points), _fading(len(points))
+        relative = [[features[i] / value for features, value in points] for i in size]
+        faded = [list(map(mul, column, fading)) for column in relative]
+        products = {(i, j): sum(map(mul, faded[i], relative[j])) for i in size for j in size if i <= j}
+        return LinearFit(
+            gram=tuple(
+                tuple(left * self.gram[i][j] + products[min(i, j), max(i, j)] for j in size) for i in size
+            ),
+            moment=tuple(left * self.moment[i] + sum(faded[i]) for i in size),
+            weight=left * self.weight + sum(fading),
+        )
 
     def coefficients(self) -> Vector:
         """One per feature, each ≥ 0; 0 where the data show no growth."""
@@ -89,6 +93,12 @@ class LinearFit:
             for i in active
         ]
         return _eliminate(ridged)
+
+
+@lru_cache(maxsize=256)
+def _fading(points: int) -> Vector:
+    """What each of them still weighs when the last has come."""
+    return tuple(RETENTION**age for age in reversed(range(points)))
 
 
 def _eliminate(rows: list[list[float]]) -> list[float]:

@@ -61,14 +61,23 @@ class StepModel:
             f"decode: {self.decode.weight:.0f} steps, error {self.decode.relative_error():.0%}"
         )
 
-    def observe(self, engine_id: str, samples: Iterable[StepSample]) -> StepModel:
-        """Learn from the samples of `engine_id` that have not been seen; reports overlap."""
+    def observe(self, engine_id: str, samples: Iterable[StepSample], most: int | None = None) -> StepModel:
+        """As `observe_all`, of one engine."""
+        return self.observe_all({engine_id: samples}, most)
+
+    def observe_all(self, samples: Mapping[str, Iterable[StepSample]], most: int | None = None) -> StepModel:
+        """Learn from the samples of each engine that have not been seen; reports overlap.
+
+        `most`: of each engine and role, taken evenly from all.
+        """
+        ordered = {
+            engine_id: sorted(each, key=lambda sample: sample.at_ns) for engine_id, each in samples.items()
+        }
         model = self
-        ordered = sorted(samples, key=lambda sample: sample.at_ns)
         for role in (Role.PREFILL, Role.DECODE):
-            of_role = [sample for sample in ordered if sample.role is role]
-            if of_role:
-                model = model._observe_role((engine_id, role), of_role)
+            fresh, seen = model._unseen(role, ordered, most)
+            if seen:
+                model = replace(model._learned(role, fresh), seen_ns={**model.seen_ns, **seen})
         return model
 
     def of_engines(self, is_there: Callable[[str], bool]) -> StepModel:
@@ -92,21 +101,31 @@ class StepModel:
             return sample.compute_us
         return sample.wall_us * sample_speed(self.curve_of(sample.role), sample)
 
-    def _observe_role(self, key: tuple[str, Role], samples: list[StepSample]) -> StepModel:
-        seen_ns = self.seen_ns.get(key, 0)
-        if samples[-1].at_ns < seen_ns:  # the machine was started anew, and its clock with it
-            seen_ns = 0
-        fit = self.prefill if key[1] is Role.PREFILL else self.decode
-        fresh = [sample for sample in samples if sample.at_ns > seen_ns and sample.rows > 0]
+    def _unseen(
+        self, role: Role, ordered: Mapping[str, list[StepSample]], most: int | None
+    ) -> tuple[list[StepSample], dict[tuple[str, Role], int]]:
+        """Samples to learn from, and the newest of each engine that has any."""
+        fresh: list[StepSample] = []
+        newest: dict[tuple[str, Role], int] = {}
+        for engine_id, samples in ordered.items():
+            of_role = [sample for sample in samples if sample.role is role]
+            if not of_role:
+                continue
+            key = (engine_id, role)
+            seen_ns, newest[key] = self.seen_ns.get(key, 0), of_role[-1].at_ns
+            if newest[key] < seen_ns:  # the machine was started anew, and its clock with it
+                seen_ns = 0
+            fresh += _evenly(
+                [sample for sample in of_role if sample.at_ns > seen_ns and sample.rows > 0], most
+            )
+        return fresh, newest
+
+    def _learned(self, role: Role, fresh: list[StepSample]) -> StepModel:
+        fit = self.prefill if role is Role.PREFILL else self.decode
         points = ((_features(sample), self.lone_us(sample)) for sample in fresh)
         fit = fit.extended(point for point in points if point[1] > 0)
-        seen = {**self.seen_ns, key: samples[-1].at_ns}
-        model = (
-            replace(self, prefill=fit, seen_ns=seen)
-            if key[1] is Role.PREFILL
-            else replace(self, decode=fit, seen_ns=seen)
-        )
-        return with_learned_curve(model, key[1], fresh) if key[1] in self.learners else model
+        model = replace(self, prefill=fit) if role is Role.PREFILL else replace(self, decode=fit)
+        return with_learned_curve(model, role, fresh) if role in self.learners else model
 
 
 def with_learned_curve(model: StepModel, role: Role, samples: Iterable[StepSample]) -> StepModel:
@@ -133,6 +152,14 @@ def sample_speed(curve: ShareCurve, sample: StepSample) -> float:
     contended, lone = _speeds(curve, own, other)
     contention = sample.contended_permille / 1000
     return contention * contended + (1 - contention) * lone
+
+
+def _evenly(samples: list[StepSample], most: int | None) -> list[StepSample]:
+    """`most` of them, the last among them."""
+    count = len(samples)
+    if most is None or count <= most:
+        return samples
+    return [samples[(number + 1) * count // most - 1] for number in range(most)]
 
 
 def _condition(sample: StepSample) -> Condition:
