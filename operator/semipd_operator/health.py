@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -49,8 +50,9 @@ async def serve_health(operator: Operator) -> None:
         missing = [informer for informer in operator.world.informers if not informer.listed.is_set()]
         return web.Response(status=503 if missing else 200, text=f"{len(missing)} kinds not listed yet")
 
-    async def metrics(_: web.Request) -> web.Response:
-        return web.Response(body=render(operator), headers={"Content-Type": CONTENT_TYPE_LATEST})
+    async def metrics(request: web.Request) -> web.Response:
+        body = render(operator, request.query.getall("name[]", []))
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])
     runner = web.AppRunner(app, access_log=None)
@@ -62,8 +64,10 @@ async def serve_health(operator: Operator) -> None:
         await runner.cleanup()
 
 
-def render(operator: Operator) -> bytes:
-    return generate_latest(build_registry(operator))
+def render(operator: Operator, names: Collection[str] = ()) -> bytes:
+    """`names`: of these series alone, as Prometheus's own exporters understand `name[]`; none: of all."""
+    registry = build_registry(operator)
+    return generate_latest(registry.restricted_registry(names) if names else registry)
 
 
 def build_registry(operator: Operator) -> CollectorRegistry:
@@ -83,6 +87,14 @@ def build_registry(operator: Operator) -> CollectorRegistry:
     gauge("semipd_operator_writes", "requests that wrote, since the start", operator.applier.writes)
     gauge("semipd_operator_rounds", "of the cluster loop, since the start", operator.rounds.rounds)
     gauge("semipd_operator_round_seconds", "how long the last round took", operator.rounds.last_round_s)
+    looked_at, engines = operator.rounds.reached()
+    gauge("semipd_operator_services_looked_at", "by the cluster loop, since it leads", looked_at)
+    gauge("semipd_operator_engines_reporting", "to them, when each was looked at last", engines)
+    gauge(
+        "semipd_operator_round_services_left",
+        "services that the last round had no time for",
+        len(operator.rounds.left_out),
+    )
     gauge(
         "semipd_operator_round_period_seconds", "between two rounds, as set", operator.settings.round_seconds
     )

@@ -49,6 +49,10 @@ class LoopCollector(Collector):
     def __init__(self, readings: Mapping[Key, LoopReading]) -> None:
         self._readings = readings
 
+    def describe(self) -> list[Metric]:
+        """By which a registry knows the names that a scrape may ask for."""
+        return LoopCollector({}).collect()
+
     def collect(self) -> list[Metric]:
         moves = CounterMetricFamily(
             "semipd_service_moves", "moves of the band, canaries included", labels=LABELS

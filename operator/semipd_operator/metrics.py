@@ -33,12 +33,19 @@ class ServiceCollector(Collector):
     ) -> None:
         self._looped, self._services, self._is_leading = looped, services, is_leading
 
+    def describe(self) -> Iterator[Metric]:
+        """By which a registry knows the names that a scrape may ask for."""
+        return self._families([])
+
     def collect(self) -> Iterator[Metric]:
         known = [
             (key, looped, self._services[key])
             for key, looped in self._looped.items()
             if key in self._services and self._is_leading()
         ]
+        return self._families(known)
+
+    def _families(self, known: Sequence[tuple[Key, Looped, Mapping[str, Any]]]) -> Iterator[Metric]:
         share = GaugeMetricFamily(
             "semipd_service_share_percent", "Target of the split.", labels=(*LABELS, "role")
         )

@@ -53,6 +53,7 @@ class Rounds:
         self.services: dict[Key, Looped] = {}
         self.rounds = 0  # done while leading
         self.last_round_s = 0.0  # how long the last of them took
+        self.left_out: set[Key] = set()  # services that the last of them had no time for
         self._scraper = scraper
         self._round_s = round_s
         self._pods_of = pods_of
@@ -115,6 +116,11 @@ class Rounds:
     def forget(self, key: Key) -> None:
         self.services.pop(key, None)
 
+    def reached(self) -> tuple[int, int]:
+        """Services that have been looked at, and their engines that reported at the last look."""
+        looks = [looped.round for looped in self.services.values() if looped.round is not None]
+        return len(looks), sum(look.window.engines for look in looks)
+
     async def run(self, is_leading: Callable[[], bool]) -> None:
         while True:
             started_s = time.monotonic()
@@ -125,13 +131,24 @@ class Rounds:
             await asyncio.sleep(max(0.0, self._round_s - (time.monotonic() - started_s)))
 
     async def look(self) -> None:
-        """Steps come before further answers, which wait in their sockets: all of them at once would not fit into memory."""
-        pods = {key: [pod for pod in self._pods_of(key) if not pod.is_leaving] for key in self.services}
+        """Turns go on between two steps: else each of their writes would wait for all steps that are due.
+
+        Whom the last look had no time for comes first.
+        """
+        keys = sorted(self.services, key=lambda key: key not in self.left_out)
+        self.left_out = set(keys)
+        pods = {key: [pod for pod in self._pods_of(key) if not pod.is_leaving] for key in keys}
         addresses = {key: {pod.name: pod.ip for pod in found if pod.ip} for key, found in pods.items()}
         async for key, reports in self._scraper.scrape(addresses, DEADLINE_SHARE * self._round_s):
+            self.left_out.discard(key)
             looped = self.services.get(key)
             if looped is not None:
                 self._take_step(key, looped, pods[key], reports)
+            await asyncio.sleep(0)
+        if self.left_out:
+            _log.warning(
+                "services left to the next round: this one had no time for them", count=len(self.left_out)
+            )
 
     def _take_step(
         self, key: Key, looped: Looped, pods: list[PodView], reports: Mapping[str, list[EngineReport]]

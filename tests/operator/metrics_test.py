@@ -13,6 +13,7 @@ from semipd_core.cluster.state import ClusterConfig
 from semipd_core.partition import Band, Isolation, Partition
 from semipd_core.slo import histogram
 from semipd_core.telemetry import CoordinatorReport, EngineReport, FrontEndReport, SloTargets, WindowSlot
+from semipd_operator.loop_metrics import add_loop_metrics
 from semipd_operator.looped import Looped
 from semipd_operator.metrics import ServiceCollector
 from semipd_shell.informer import Key
@@ -107,6 +108,16 @@ def test_a_service_under_load_has_all_its_series() -> None:
         "replicas_desired": 3,
         "replicas_ready": 2,
     }
+
+
+def test_a_scrape_may_ask_for_some_series_by_name() -> None:
+    registry = CollectorRegistry()
+    services = {CHAT: looped(8)}
+    registry.register(ServiceCollector(services, {CHAT: OBJECT}, lambda: True))
+    add_loop_metrics(registry, services)
+    names = ["semipd_service_kv_used_ratio", "semipd_service_moves_total"]
+    lines = generate_latest(registry.restricted_registry(names)).decode().splitlines()
+    assert {line.partition("{")[0] for line in lines if not line.startswith("#")} == set(names)
 
 
 def test_no_data_has_no_series_that_an_autoscaler_could_take_for_zero() -> None:

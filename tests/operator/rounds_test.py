@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 
@@ -59,6 +60,68 @@ async def test_a_service_whose_reports_cannot_be_worked_with_is_without_data_and
     await rounds.look()
     found = {key: looped.round.window_state for key, looped in rounds.services.items() if looped.round}
     assert found == {ILL: WindowState.NO_DATA, WELL: WindowState.MET}
+
+
+class HurriedAgents(Agents):
+    """Asked in order, by somebody who has time for `time_for` services of a round."""
+
+    time_for = 1
+
+    async def scrape(
+        self, addresses: Mapping[Key, Mapping[str, str]], deadline_s: float
+    ) -> AsyncIterator[tuple[Key, dict[str, list[EngineReport]]]]:
+        asked = dict(list(addresses.items())[: self.time_for])
+        async for each in super().scrape(asked, deadline_s):
+            yield each
+
+
+async def test_a_service_that_a_round_had_no_time_for_keeps_its_state_and_comes_first_in_the_next() -> None:
+    agents = HurriedAgents(engine_report(now_s=NOW_S))
+    rounds = Rounds(
+        agents,  # type: ignore[arg-type]
+        15.0,
+        lambda _: [pod()],
+        lambda _: {},
+        lambda _: None,
+        now_s=lambda: NOW_S,
+    )
+    for key in (ILL, WELL):
+        rounds.follow(key, ADMISSION, observed())
+    await rounds.look()
+    assert rounds.services[WELL].round is None, "not asked is not without data"
+    assert rounds.left_out == {WELL}
+    before = rounds.services[ILL].round
+    await rounds.look()
+    assert rounds.services[WELL].round is not None
+    assert rounds.services[ILL].round is before
+    assert rounds.left_out == {ILL}
+    agents.time_for = 2
+    await rounds.look()
+    assert rounds.left_out == set()
+
+
+async def test_turns_go_on_between_the_steps_of_a_round() -> None:
+    at_a_turn: list[int] = []
+    rounds = Rounds(
+        Agents(engine_report(now_s=NOW_S)),  # type: ignore[arg-type]
+        15.0,
+        lambda _: [pod()],
+        lambda _: {},
+        lambda _: None,
+        now_s=lambda: NOW_S,
+    )
+    for number in range(5):
+        rounds.follow(Key("team-a", f"chat-{number}"), ADMISSION, observed())
+
+    async def turns() -> None:
+        while True:
+            at_a_turn.append(sum(each.round is not None for each in rounds.services.values()))
+            await asyncio.sleep(0)
+
+    turning = asyncio.create_task(turns())
+    await rounds.look()
+    turning.cancel()
+    assert set(at_a_turn) >= {1, 2, 3, 4}
 
 
 def test_a_service_that_is_made_anew_under_its_name_has_a_loop_of_its_own() -> None:

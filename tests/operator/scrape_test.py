@@ -134,3 +134,49 @@ async def test_agents_that_hang_do_not_keep_those_behind_them_from_being_asked(m
                 assert list(reports) == ["chat-0"]
                 break
     assert time.monotonic() - started_s < scrape.AGENT_TIMEOUT_S * 8 / 2
+
+
+class CountedScraper(Scraper):
+    """Whose agents answer at once, but for those at NOBODY, who never do."""
+
+    asked = 0
+
+    async def _fetch(self, address, slots):
+        self.asked += 1
+        await asyncio.sleep(0)
+        slots.release()
+        if address == NOBODY:
+            await asyncio.Event().wait()
+        return BODY, 0
+
+
+async def test_nobody_is_asked_while_answers_wait_to_be_worked_with(monkeypatch):
+    monkeypatch.setattr(scrape, "CONCURRENCY", 4)
+    monkeypatch.setattr(scrape, "BACKLOG", 4)
+    services = {key: pods for number in range(64) for key, pods in service(f"chat-{number}", WELL).items()}
+    scraper, ahead = CountedScraper(None), []
+    handed_on = 0
+    async for _, reports in scraper.scrape(services, 60.0):
+        for _ in range(10):  # others' turns: time enough to be asked
+            await asyncio.sleep(0)
+        assert len(reports) == 1
+        handed_on += 1
+        ahead.append(scraper.asked - handed_on)
+    assert handed_on == 64
+    assert 1 <= max(ahead) <= scrape.BACKLOG + scrape.CONCURRENCY
+
+
+async def test_who_was_not_asked_in_time_is_left_out_and_who_was_asked_and_is_silent_is_not(monkeypatch):
+    monkeypatch.setattr(scrape, "CONCURRENCY", 1)
+    monkeypatch.setattr(scrape, "BACKLOG", 1)
+    services = service("silent", NOBODY)
+    for name in ("first", "second", "third", "fourth"):
+        services |= service(name, WELL)
+    found = {}
+    async for key, reports in CountedScraper(None).scrape(services, 0.2):
+        found[key.name] = list(reports)
+        await asyncio.sleep(0.3)
+    assert found.pop("silent") == []
+    assert found["first"] == ["first-0"]
+    assert "fourth" not in found
+    assert all(found.values())

@@ -23,6 +23,7 @@ from semipd_shell.informer import Key
 
 CONCURRENCY = 128
 AGENT_TIMEOUT_S = 3.0
+BACKLOG = 32  # services whose answers wait to be worked with; further ones wait in their sockets
 PATIENCE_S = 0.25  # who has not answered by then waits on without a place among CONCURRENCY
 MAX_BYTES = 4 << 20
 OK = 200
@@ -47,6 +48,7 @@ class _Pending:
     """A service whose agents are being asked."""
 
     waiting: int
+    not_asked: int
     answers: dict[str, tuple[bytes, int]] = field(default_factory=dict)  # and by how many seconds they lag
 
     def read(self) -> Reports:
@@ -70,9 +72,19 @@ class Scraper:
     async def scrape(
         self, services: Mapping[Key, Addresses], deadline_s: float
     ) -> AsyncIterator[tuple[Key, Reports]]:
-        """Each service once, with the reports of those that answered: when all have, or when the time is over."""
-        pending = {key: _Pending(waiting=len(addresses)) for key, addresses in services.items()}
+        """Each service once, with the reports of those that answered: when all have, or when the time is over.
+
+        Nobody is asked while BACKLOG services wait for whoever reads this: all answers at once would not fit into memory. A
+        service that was not asked in time is left out: its silence would be ours.
+        """
+        pending = {
+            key: _Pending(waiting=len(addresses), not_asked=len(addresses))
+            for key, addresses in services.items()
+        }
         complete: asyncio.Queue[Key] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + deadline_s
+        has_room = asyncio.Event()
         slots = asyncio.Semaphore(CONCURRENCY)
 
         async def ask(key: Key, name: str, address: str) -> None:
@@ -85,6 +97,8 @@ class Scraper:
                 pending[key].waiting -= 1
                 if pending[key].waiting == 0:
                     complete.put_nowait(key)
+                if complete.qsize() >= BACKLOG:
+                    has_room.clear()
 
         asking: set[asyncio.Task[None]] = set()
 
@@ -92,16 +106,24 @@ class Scraper:
             """A task of its own for each agent, once it has a place: as many at once would be a tenth of the memory."""
             for key, addresses in services.items():
                 for name, address in addresses.items():
+                    await has_room.wait()
                     await slots.acquire()
+                    if loop.time() >= end_s:
+                        return
+                    pending[key].not_asked -= 1
                     task = asyncio.create_task(ask(key, name, address))
                     asking.add(task)
                     task.add_done_callback(asking.discard)
 
         for key in [key for key, each in pending.items() if each.waiting == 0]:
             complete.put_nowait(key)
+        if complete.qsize() < BACKLOG:
+            has_room.set()
         feeding = asyncio.create_task(ask_all())
         try:
-            async for key in _until(asyncio.get_running_loop().time() + deadline_s, complete, len(pending)):
+            async for key in _until(end_s, complete, len(pending)):
+                if complete.qsize() < BACKLOG:
+                    has_room.set()
                 yield key, pending.pop(key).read()
         finally:
             left = [feeding, *asking]
@@ -109,7 +131,8 @@ class Scraper:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
         for key, each in pending.items():
-            yield key, each.read()
+            if not each.not_asked:
+                yield key, each.read()
 
     async def _fetch(self, address: str, slots: asyncio.Semaphore) -> tuple[bytes, int] | None:
         host = f"[{address}]" if ":" in address else address
