@@ -236,10 +236,10 @@ def test_the_operators_own_figures_are_read_off_its_metrics():
         "writes": 3.0,
         "rounds": 4.0,
         "round_seconds": 1.5,
+        "services_looked_at": 2.0,
+        "engines_reporting": 7.0,
     }
     text = "".join(f"semipd_operator_{name} {value}\n" for name, value in lines.items())
-    text += 'semipd_service_engines_reporting{namespace="a",service="b"} 3.0\n'
-    text += 'semipd_service_engines_reporting{namespace="a",service="c"} 4.0\n'
     assert parse_figures(text) == figures(4, 1.5)
 
 
