@@ -32,7 +32,7 @@ from semipd_operator.plan.trial_status import recorded_rollout
 from semipd_shell import log
 from semipd_shell.informer import Key
 
-DEADLINE_SHARE = 0.8  # of a round, for the scrape
+DEADLINE_SHARE = 0.7  # of a round, for the scrape; then come the steps of those that are waited for
 
 _log = log.logger(__name__)
 

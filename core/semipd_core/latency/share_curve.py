@@ -50,8 +50,8 @@ class ShareCurve:
         return contention * contended + (1 - contention) * self.lone_speed(percent)
 
     def _rate(self, percent: float) -> float:
-        beyond = max(0.0, percent - self.saturation_percent)
-        return min(percent, self.saturation_percent) + self.slope_beyond * beyond
+        saturation = self.saturation_percent
+        return percent if percent <= saturation else saturation + self.slope_beyond * (percent - saturation)
 
 
 TURNS = ShareCurve()
