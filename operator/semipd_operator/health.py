@@ -93,7 +93,7 @@ def build_registry(operator: Operator) -> CollectorRegistry:
     gauge(
         "semipd_operator_round_services_left",
         "services that the last round had no time for",
-        len(operator.rounds.left_out),
+        operator.rounds.left_out,
     )
     gauge(
         "semipd_operator_round_period_seconds", "between two rounds, as set", operator.settings.round_seconds

@@ -29,6 +29,7 @@ class Looped:
     without_shares: frozenset[str] = frozenset()  # pods: no canary is tried there
     is_autoscaled: bool = False  # then every round is news
     uid: str | None = None  # of the service
+    looked_s: float = 0.0  # unix time at which its agents had been asked; 0: never
 
     @property
     def wish(self) -> Wish:

@@ -53,7 +53,7 @@ class Rounds:
         self.services: dict[Key, Looped] = {}
         self.rounds = 0  # done while leading
         self.last_round_s = 0.0  # how long the last of them took
-        self.left_out: set[Key] = set()  # services that the last of them had no time for
+        self.left_out = 0  # services that the last of them had no time for
         self._scraper = scraper
         self._round_s = round_s
         self._pods_of = pods_of
@@ -131,24 +131,32 @@ class Rounds:
             await asyncio.sleep(max(0.0, self._round_s - (time.monotonic() - started_s)))
 
     async def look(self) -> None:
-        """Turns go on between two steps: else each of their writes would wait for all steps that are due.
-
-        Whom the last look had no time for comes first.
-        """
-        keys = sorted(self.services, key=lambda key: key not in self.left_out)
-        self.left_out = set(keys)
+        """Turns go on between two steps: else each of their writes would wait for all steps that are due."""
+        keys = sorted(self.services, key=lambda key: self.services[key].looked_s)  # nobody waits for ever
         pods = {key: [pod for pod in self._pods_of(key) if not pod.is_leaving] for key in keys}
         addresses = {key: {pod.name: pod.ip for pod in found if pod.ip} for key, found in pods.items()}
+        left = dict.fromkeys(keys)
         async for key, reports in self._scraper.scrape(addresses, DEADLINE_SHARE * self._round_s):
-            self.left_out.discard(key)
+            del left[key]
             looped = self.services.get(key)
             if looped is not None:
+                looped.looked_s = self._now_s()
                 self._take_step(key, looped, pods[key], reports)
             await asyncio.sleep(0)
-        if self.left_out:
-            _log.warning(
-                "services left to the next round: this one had no time for them", count=len(self.left_out)
-            )
+        await self._leave([key for key in left if key in self.services], pods)
+
+    async def _leave(self, keys: list[Key], pods: Mapping[Key, list[PodView]]) -> None:
+        """To the next round, which asks them first. What was known of them holds for as long as a report does."""
+        self.left_out = len(keys)
+        if keys:
+            _log.warning("services left to the next round: this one had no time", count=len(keys))
+        for key in keys:
+            looped = self.services.get(key)
+            if looped is None or looped.round is None:
+                continue
+            if self._now_s() - looped.looked_s > looped.config.stale_after_s:
+                self._take_step(key, looped, pods[key], {})
+            await asyncio.sleep(0)
 
     def _take_step(
         self, key: Key, looped: Looped, pods: list[PodView], reports: Mapping[str, list[EngineReport]]

@@ -75,29 +75,53 @@ class HurriedAgents(Agents):
             yield each
 
 
-async def test_a_service_that_a_round_had_no_time_for_keeps_its_state_and_comes_first_in_the_next() -> None:
-    agents = HurriedAgents(engine_report(now_s=NOW_S))
+async def test_services_that_rounds_have_no_time_for_keep_their_state_and_all_get_their_turn() -> None:
+    agents, now_s = HurriedAgents(engine_report(now_s=NOW_S)), NOW_S
     rounds = Rounds(
         agents,  # type: ignore[arg-type]
         15.0,
         lambda _: [pod()],
         lambda _: {},
         lambda _: None,
-        now_s=lambda: NOW_S,
+        now_s=lambda: now_s,
     )
-    for key in (ILL, WELL):
+    keys = [Key("team-a", f"chat-{number}") for number in range(5)]
+    for key in keys:
         rounds.follow(key, ADMISSION, observed())
+    looked_at = []
+    for _ in keys:
+        await rounds.look()
+        assert rounds.left_out == 4
+        looked_at += [key for key in keys if rounds.services[key].looked_s == now_s]
+        now_s += 1.0
+    assert looked_at == keys, "not asked is not without data, and nobody is passed over"
+    assert {looped.round.window_state for looped in rounds.services.values() if looped.round} == {
+        WindowState.MET
+    }
+    agents.time_for = 5
     await rounds.look()
-    assert rounds.services[WELL].round is None, "not asked is not without data"
-    assert rounds.left_out == {WELL}
-    before = rounds.services[ILL].round
+    assert rounds.left_out == 0
+
+
+async def test_what_was_known_of_a_service_that_is_not_asked_any_more_gets_old() -> None:
+    agents, now_s = HurriedAgents(engine_report(now_s=NOW_S)), NOW_S
+    rounds = Rounds(
+        agents,  # type: ignore[arg-type]
+        15.0,
+        lambda _: [pod()],
+        lambda _: {},
+        lambda _: None,
+        now_s=lambda: now_s,
+    )
+    looped = rounds.follow(WELL, ADMISSION, observed())
     await rounds.look()
-    assert rounds.services[WELL].round is not None
-    assert rounds.services[ILL].round is before
-    assert rounds.left_out == {ILL}
-    agents.time_for = 2
-    await rounds.look()
-    assert rounds.left_out == set()
+    agents.time_for = 0
+    for later_s, state in ((15.0, WindowState.MET), (30.0, WindowState.MET), (45.0, WindowState.NO_DATA)):
+        now_s = NOW_S + later_s
+        await rounds.look()
+        assert looped.round is not None
+        assert looped.round.window_state is state
+    assert looped.looked_s == NOW_S
 
 
 async def test_turns_go_on_between_the_steps_of_a_round() -> None:

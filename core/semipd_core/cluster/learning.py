@@ -13,13 +13,11 @@ from semipd_core.telemetry import EngineReport
 
 MIN_POINT_S = 8.0  # a shorter window gives the curves no point
 MIN_POINT_REQUESTS = 5
-STEPS_PER_ROUND = (
-    64  # of each role, of all engines together: as many as one tells, an eighth of what a fit counts
-)
+STEPS_PER_ROUND = 64  # of each role, of all engines together, but one of each; a fit counts about 500
 
 
 def learn_steps(state: ClusterState, fresh: Mapping[str, EngineReport]) -> ClusterState:
-    """From so many of each engine's steps that one round does not make the last one forgotten."""
+    """From so many of each engine's steps that a round does not make the last one forgotten, but for hundreds of engines."""
     samples = {
         engine_id: report.coordinator.samples
         for engine_id, report in sorted(fresh.items())

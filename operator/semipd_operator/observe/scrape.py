@@ -75,7 +75,7 @@ class Scraper:
         """Each service once, with the reports of those that answered: when all have, or when the time is over.
 
         Nobody is asked while BACKLOG services wait for whoever reads this: all answers at once would not fit into memory. A
-        service that was not asked in time is left out: its silence would be ours.
+        service that was not asked in time is left out: its silence would be ours. Who is asked has PATIENCE_S at the least.
         """
         pending = {
             key: _Pending(waiting=len(addresses), not_asked=len(addresses))
@@ -108,7 +108,7 @@ class Scraper:
                 for name, address in addresses.items():
                     await has_room.wait()
                     await slots.acquire()
-                    if loop.time() >= end_s:
+                    if loop.time() >= end_s - min(PATIENCE_S, deadline_s / 2):
                         return
                     pending[key].not_asked -= 1
                     task = asyncio.create_task(ask(key, name, address))
@@ -193,7 +193,7 @@ def _read_reports(body: bytes, pod: str, lag_s: int = 0) -> list[EngineReport] |
         reports = _decoder.decode(body)
         for report in reports:
             running_split(report)
-    except (msgspec.MsgspecError, ValueError):
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
     return [named(moved(report, lag_s) if lag_s else report, pod) for report in reports]
 
