@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semipd_core.api.codec import decode_class, decode_partition, decode_service, encode
+from semipd_core.api.codec import decode_class, decode_partition, decode_service, encode, read_service
 from semipd_core.api.model_uri import parse_model_uri
 from semipd_core.api.quantity import parse_bytes, parse_millicpus
 from semipd_core.errors import InvalidSpec
@@ -219,6 +219,32 @@ def test_an_object_as_an_api_server_returns_it_is_decoded() -> None:
     assert service.status is not None
     assert service.status.decisions[0].decision_id == "7"
     assert decode_service(encode(service)) == service
+
+
+@pytest.mark.parametrize(
+    ("status", "replicas"),
+    [
+        pytest.param({"replicas": 3, "weather": "fine"}, 3, id="a field that it does not know is left out"),
+        pytest.param({"replicas": "three"}, None, id="what it cannot read is as if there were none"),
+    ],
+)
+def test_a_status_by_another_release_keeps_nobody_from_reading_a_service(
+    status: dict[str, Any], replicas: int | None
+) -> None:
+    written = {
+        "apiVersion": "semipd.io/v1alpha1",
+        "kind": "SemiPDService",
+        "metadata": {"name": "chat"},
+        "spec": {"model": {"uri": "builtin://smollm2-135m"}},
+    }
+    manifest = {**written, "status": status}
+    with pytest.raises(InvalidSpec):
+        decode_service(manifest)
+    found = read_service(manifest)
+    assert found.spec == decode_service(written).spec
+    assert (found.status.replicas if found.status else None) == replicas
+    with pytest.raises(InvalidSpec, match="weather"):
+        read_service({**manifest, "spec": {**written["spec"], "weather": "fine"}})
 
 
 def test_a_partition_and_a_class_survive_a_round_trip() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from semipd_core.api import rules, shape
 from semipd_core.api.partition import SemiPDPartition
-from semipd_core.api.service import SemiPDService
+from semipd_core.api.service import SemiPDService, ServiceStatus
 from semipd_core.api.service_class import SemiPDClass
 from semipd_core.errors import InvalidSpec
 
@@ -31,6 +31,23 @@ _adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 def decode_service(given: object) -> SemiPDService:
     """Raises: InvalidSpec."""
     return _decode(SemiPDService, given, rules.service_defect)
+
+
+def read_service(found: Mapping[str, Any]) -> SemiPDService:
+    """As an API server gives it: the spec as strictly as ever; of the status what this release knows, none that it cannot read.
+
+    A release that led for a while may have written more. Raises: InvalidSpec, of what the user has written.
+    """
+    try:
+        return decode_service(found)
+    except InvalidSpec:
+        written = {key: value for key, value in found.items() if key != "status"}
+        service = decode_service(written)
+    status = shape.known_part(found.get("status"), ServiceStatus)
+    try:
+        return decode_service({**written, "status": status})
+    except InvalidSpec:
+        return service
 
 
 def decode_class(given: object) -> SemiPDClass:

@@ -205,7 +205,7 @@ class World:
         found = self.services[key]
         read = self._read.get(key)
         if read is None or read[0] is not found:
-            read = self._read[key] = (found, codec.decode_service(found))
+            read = self._read[key] = (found, codec.read_service(found))
         return read[1]
 
     def workload(self, key: Key, service: SemiPDService) -> WorkloadView | None:
