@@ -114,6 +114,7 @@ class Operator:
                 recorder,
                 Revisions(self.client),
                 self.census,
+                on_room=self.queue.add,
             )
             self._note_dirty(None)
             tasks.create_task(self.queue.run(self.settings.workers))

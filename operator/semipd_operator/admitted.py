@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from semipd_core.errors import InvalidSpec
 from semipd_operator.observe.world import World
 from semipd_operator.plan.class_choice import choose_class
@@ -12,18 +14,45 @@ from semipd_shell.informer import Key
 
 
 class AdmittedPods:
-    """Noted in the same step of the event loop as they are judged, so that no two services get the same GPUs."""
+    """Noted in the same step of the event loop as they are judged, so that no two services get the same GPUs.
 
-    def __init__(self, world: World) -> None:
+    `on_room` is called with each service that its class refuses when another one of its namespace holds less.
+    """
+
+    def __init__(self, world: World, on_room: Callable[[Key], None] = lambda _key: None) -> None:
         self._world = world
+        self._on_room = on_room
         self._pods: dict[Key, int] = {}
+        self._held: dict[Key, int] = {}  # as of the last turn
+        self._refused: set[Key] = set()
 
     def note(self, key: Key, observed: Observed) -> None:
         """Its class admits what the service asks for."""
         self._pods[key] = pods_wanted(observed)
+        self._refused.discard(key)
+        self._note_held(key, self._holds(key, observed))
+
+    def note_refused(self, key: Key, observed: Observed) -> None:
+        """By its class: for a budget, maybe."""
+        self._refused.add(key)
+        self._note_held(key, self._holds(key, observed))
 
     def forget(self, key: Key) -> None:
         self._pods.pop(key, None)
+        self._refused.discard(key)
+        self._note_held(key, 0)
+
+    def _holds(self, key: Key, observed: Observed) -> int:
+        deployed = observed.workload.desired if observed.workload is not None else 0
+        return max(deployed, self._pods.get(key, 0))
+
+    def _note_held(self, key: Key, pods: int) -> None:
+        before = self._held.pop(key, 0)
+        if pods:
+            self._held[key] = pods
+        if pods < before:
+            for each in [each for each in self._refused if each.namespace == key.namespace and each != key]:
+                self._on_room(each)
 
     def clear(self) -> None:
         """Another operator may have admitted others meanwhile."""

@@ -38,6 +38,8 @@ _log = log.logger(__name__)
 
 
 class Reconciler:
+    """`on_room`: as for AdmittedPods."""
+
     def __init__(
         self,
         world: World,
@@ -48,6 +50,7 @@ class Reconciler:
         revisions: Revisions,
         census: Census,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        on_room: Callable[[Key], None] = lambda _key: None,
     ) -> None:
         self._world, self._applier, self._rounds, self._revisions = world, applier, rounds, revisions
         self._installation = installation
@@ -55,7 +58,7 @@ class Reconciler:
         self._census = census
         self._now = now
         self._scaler = Scaler(applier, self._write_status, now)
-        self._admitted = AdmittedPods(world)
+        self._admitted = AdmittedPods(world, on_room)
         self._not_asked: dict[Key, list[Failure]] = {}  # partitions that the last turn could not write
 
     def take_kinds(self, optional_kinds: Collection[str]) -> None:
@@ -88,6 +91,8 @@ class Reconciler:
             looped = self._follow(key, observed, admission)
             if admission.effective is not None:
                 self._admitted.note(key, observed)
+            else:
+                self._admitted.note_refused(key, observed)
         except InvalidSpec as error:
             await self._refuse(key, error)
             return
@@ -128,29 +133,35 @@ class Reconciler:
             return
         observed = await self._note_rollout(key, observed, plan)
         failures = await self._apply_children(key, plan, children)
-        if plan.seeds_replicas:
-            metadata = observed.service.metadata
-            await self._applier.seed_replicas(key.name, key.namespace, metadata.resource_version)
+        if plan.seeded_replicas is not None:
+            version = observed.service.metadata.resource_version
+            await self._applier.seed_replicas(key.name, key.namespace, version, plan.seeded_replicas)
         unasked = [each for each in plan.partitions if not _is_asked(observed, each)]
         names = {_partition_name(each) for each in unasked}
         known = [each for each in self._not_asked.get(key, ()) if each.what in names]
         # The status first: it says which pods try a split and what the others keep, should this operator die in between.
         await self._apply_status(key, observed.service, plan, [*failures, *known])
         self._not_asked[key] = await self._apply_partitions(unasked)
-        to_retry = [each for each in failures if not each.is_field_owned] + self._not_asked[key]
+        to_retry = [each for each in failures if not each.is_left] + self._not_asked[key]
         if to_retry:
             raise to_retry[0].error
 
     async def _apply_children(
         self, key: Key, plan: Plan, children: Mapping[ChildName, ChildView]
     ) -> list[Failure]:
-        """A workload that is no longer wanted stays while one of the others is refused: maybe the one in its place."""
+        """A workload that is no longer wanted stays while one of the others is refused: maybe the one in its place.
+
+        Where a name is taken nothing goes on: what comes after would lean on an object that is somebody else's.
+        """
         failures = []
         for manifest in plan.children:
             kind, name = manifest["kind"], manifest["metadata"]["name"]
             write = self._applier.apply(manifest, children.get((kind, name)))
-            failures.append(await attempt(f"{kind} {name}", write))
-        is_refused = any(each is not None and not each.is_field_owned for each in failures)
+            failure = await attempt(f"{kind} {name}", write)
+            if failure is not None and failure.is_name_taken:
+                return [failure]
+            failures.append(failure)
+        is_refused = any(each is not None and not each.is_left for each in failures)
         wanted = {(manifest["kind"], manifest["metadata"]["name"]) for manifest in plan.children}
         for kind, name in children.keys() - wanted if plan.children else ():
             if not (is_refused and kind in WORKLOADS):

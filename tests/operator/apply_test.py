@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -43,7 +44,13 @@ def applied(
     ],
 )
 def test_needs_apply(found: ChildView | None, last: Applied | None, expected: bool) -> None:
-    assert needs_apply(WANTED, found, last) is expected
+    assert needs_apply(WANTED, found, last, now_s=1.0) is expected
+
+
+def test_what_was_made_and_is_not_seen_for_a_minute_was_deleted_unseen() -> None:
+    assert not needs_apply(WANTED, None, applied(before=None), now_s=59.0)
+    assert needs_apply(WANTED, None, applied(before=None), now_s=60.0)
+    assert not needs_apply(WANTED, child(), applied(), now_s=60.0)
 
 
 def managed(manager: str, time: str, subresource: str | None = None) -> dict[str, Any]:
@@ -81,6 +88,10 @@ class Client:
 
     def __init__(self) -> None:
         self.meanwhile = lambda: None
+
+    async def list(self, *_: Any, **__: Any) -> AsyncIterator[dict[str, Any]]:
+        for nothing in ():
+            yield nothing
 
     async def apply(self, manifest: Any, **_: Any) -> dict[str, Any]:
         self.meanwhile()

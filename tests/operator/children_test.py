@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from fleet_objects import observed, service, service_class
+from fleet_objects import workload as fleet_workload
 
 from semipd_core.api import codec
 from semipd_operator.plan.children import build_children
@@ -24,12 +25,17 @@ CPU = service_class(default=True, device="CPU")
 CUDA = service_class(default=True, device="CUDA")
 
 
-def children(cls: Any = CPU, kinds: tuple[str, ...] = (), **spec: Any) -> dict[str, dict[str, Any]]:
+def children(
+    cls: Any = CPU, kinds: tuple[str, ...] = (), deployed: int | None = 1, **spec: Any
+) -> dict[str, dict[str, Any]]:
+    """`deployed`: pods; None: there is no workload yet."""
     found = service(**spec)
     effective = admit(observed(service=found), [cls], INSTALLATION, 0).effective
     assert effective is not None
     route = decide_route(found.spec.routing, ProxiesView(), has_image=False)
-    target = decide_target(NO_ROLLOUT, wanted_template(effective), effective, observed(service=found))
+    there = None if deployed is None else fleet_workload(deployed)
+    seen = observed(service=found, workload=there)
+    target = decide_target(NO_ROLLOUT, wanted_template(effective), effective, seen)
     built = build_children(
         effective, operator_namespace="semipd-system", kinds=kinds, route=route, target=target
     )
@@ -110,9 +116,11 @@ def test_selectors_select_the_pods_and_never_a_version() -> None:
         assert not any("version" in key for key in pairs)
 
 
-def test_replicas_that_nobody_has_set_stay_an_autoscalers() -> None:
-    assert "replicas" not in children()["Deployment"]["spec"]
-    assert children(replicas=0)["Deployment"]["spec"]["replicas"] == 0
+def test_replicas_that_nobody_has_set_are_those_that_there_are() -> None:
+    """Taken out of an apply they would become 1: a manifest that gives the number to an autoscaler would end pods."""
+    assert "replicas" not in children(deployed=None)["Deployment"]["spec"]
+    assert children(deployed=8)["Deployment"]["spec"]["replicas"] == 8
+    assert children(deployed=8, replicas=0)["Deployment"]["spec"]["replicas"] == 0
 
 
 @pytest.mark.parametrize(

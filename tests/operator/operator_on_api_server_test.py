@@ -103,7 +103,7 @@ async def test_a_seed_that_comes_late_does_not_undo_a_scale(kubeconfig: Path, cl
     version = cluster.get("SemiPDService", "late")["metadata"]["resourceVersion"]
     cluster.apply(service_manifest("late", replicas=3))
     client = AsyncClient(KubeConfig.from_file(kubeconfig), trust_env=False)
-    await Applier(client, lambda: True).seed_replicas("late", NAMESPACE, version)
+    await Applier(client, lambda: True).seed_replicas("late", NAMESPACE, version, 1)
     await client.aclose()
     assert cluster.get("SemiPDService", "late")["spec"]["replicas"] == 3
 

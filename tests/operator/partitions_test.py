@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from fleet_objects import NOW, observed, partition, pod, service
+from fleet_objects import NOW, observed, partition, pod, service, workload
 
 from semipd_core.api import codec
 from semipd_core.api.partition import SemiPDPartition
@@ -253,38 +253,41 @@ def test_what_a_pod_was_granted_is_by_the_word_of_its_agent(
     assert applied_id(found) == expected
 
 
-def plan_of(found: Observed) -> tuple[int, int, bool]:
+def plan_of(found: Observed) -> tuple[int, int, int | None]:
     admission = admit(found, [], INSTALLATION, 0)
     settings = config()
     wish = wish_of(initial_state(settings), settings)
     plan = build_plan(found, admission, INSTALLATION, wish=wish, loop=None, now=NOW)
-    return len(plan.children), len(plan.partitions), plan.seeds_replicas
+    return len(plan.children), len(plan.partitions), plan.seeded_replicas
 
 
 @pytest.mark.parametrize(
     ("found", "expected"),
     [
-        pytest.param(observed(), (7, 1, False), id="as usual"),
-        pytest.param(observed(service=service()), (7, 1, True), id="replicas are not set"),
-        pytest.param(observed(service=service(placement="EveryNode")), (7, 1, False), id="the nodes decide"),
+        pytest.param(observed(), (7, 1, None), id="as usual"),
+        pytest.param(observed(service=service()), (7, 1, 1), id="replicas are not set"),
+        pytest.param(
+            observed(service=service(), workload=workload(8)), (7, 1, 8), id="replicas are not set any more"
+        ),
+        pytest.param(observed(service=service(placement="EveryNode")), (7, 1, None), id="the nodes decide"),
         pytest.param(
             observed(service=service(replicas=1, annotations={"semipd.io/paused": "true"})),
-            (0, 0, False),
+            (0, 0, None),
             id="paused: nothing is touched",
         ),
         pytest.param(
             observed(service=service(annotations={"semipd.io/paused": "true"})),
-            (0, 0, False),
+            (0, 0, None),
             id="paused: replicas are not seeded either",
         ),
         pytest.param(
             observed(service=service(replicas=1, classRef={"name": "gone"})),
-            (0, 1, False),
+            (0, 1, None),
             id="refused by its class: runs on as it was",
         ),
     ],
 )
-def test_what_a_plan_holds(found: Observed, expected: tuple[int, int, bool]) -> None:
+def test_what_a_plan_holds(found: Observed, expected: tuple[int, int, int | None]) -> None:
     assert plan_of(found) == expected
 
 
@@ -310,7 +313,7 @@ def test_a_pod_that_is_born_while_the_class_refuses_follows_the_others() -> None
     assert new["spec"]["policy"] == "SLOFeedback"
 
 
-def test_a_split_on_trial_is_no_matter_of_a_pod_that_is_born_while_the_class_refuses() -> None:
+def test_a_split_on_trial_is_taken_back_while_the_class_refuses_and_no_loop_judges_it() -> None:
     trial = {
         "partition": {"prefillPercent": 50, "decodePercent": 100},
         "decisionID": "cluster-9",
@@ -328,4 +331,5 @@ def test_a_split_on_trial_is_no_matter_of_a_pod_that_is_born_while_the_class_ref
         },
     )
     plan = build_plan(found, admit(found, [], INSTALLATION, 0), INSTALLATION, wish=None, loop=None, now=NOW)
-    assert [each["spec"]["decisionID"] for each in plan.partitions] == ["cluster-9", "cluster-1", "cluster-1"]
+    assert [each["spec"]["decisionID"] for each in plan.partitions] == ["cluster-1", "cluster-1", "cluster-1"]
+    assert plan.status.canary is None

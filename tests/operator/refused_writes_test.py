@@ -87,6 +87,49 @@ async def test_the_workload_in_the_place_of_one_that_is_refused_stays() -> None:
     assert (cluster.written("Deployment"), cluster.written("DaemonSet")) == ([], ["chat"])
 
 
+@pytest.mark.parametrize(
+    ("owners", "whose"),
+    [
+        pytest.param([], "nobody's", id="made by hand"),
+        pytest.param(
+            [{"kind": "SemiPDService", "name": "other", "uid": "uid-other"}],
+            "of SemiPDService other",
+            id="of another service",
+        ),
+    ],
+)
+async def test_an_object_of_a_childs_name_that_is_not_the_services_is_left_alone(
+    owners: list[dict[str, str]], whose: str
+) -> None:
+    """Such as the account `default`, which a service of that name would give its rights."""
+    cluster = PlayedCluster()
+    key = cluster.service()
+    account = {"kind": "ServiceAccount", "metadata": {"name": "chat", "ownerReferences": owners}}
+    before = cluster.server.hold(account)
+    cluster.see(but="ServiceAccount")  # it bears none of the labels that are watched
+    for _ in range(2):
+        await cluster.reconciler.reconcile(key)
+        said = f"ServiceAccount chat is there and is {whose}: remove it, or give the service another name"
+        assert cluster.condition("Degraded") == ("True", "NameTaken", said)
+        assert cluster.server.objects["ServiceAccount", "chat"] is before
+        assert not cluster.written("RoleBinding")
+        assert not cluster.written("Deployment")
+        cluster.see(but="ServiceAccount")
+    del cluster.server.objects["ServiceAccount", "chat"]
+    await cluster.reconciler.reconcile(key)
+    assert cluster.written("Deployment") == ["chat"]
+
+
+async def test_a_child_whose_labels_somebody_has_taken_off_is_still_the_services() -> None:
+    cluster = PlayedCluster()
+    key = cluster.service()
+    owners = [{"kind": "SemiPDService", "name": "chat", "uid": "uid-chat"}]
+    cluster.server.hold({"kind": "Role", "metadata": {"name": "chat", "ownerReferences": owners}})
+    cluster.see(but="Role")
+    await cluster.reconciler.reconcile(key)
+    assert cluster.written("Deployment") == ["chat"]
+
+
 async def test_a_partition_that_somebody_else_holds_keeps_no_other_pod_from_its_wish() -> None:
     cluster = PlayedCluster()
     key = cluster.service()

@@ -148,6 +148,12 @@ def test_a_change_says_from_what_to_what_and_why() -> None:
             {"pods": (pod("chat-0"),)}, {}, ("True", "ChangeInFlight"), id="a pod is still to be made"
         ),
         pytest.param(
+            {"pods": (pod("chat-0"),), "workload": workload(2, updated=1, lacks_pods=True)},
+            {},
+            ("True", "NoRoom"),
+            id="a quota has no room for a pod",
+        ),
+        pytest.param(
             {
                 "pods": (
                     pod("chat-0"),

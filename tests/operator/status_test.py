@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from fleet_objects import NOW, observed, partition, pod, service, workload
 
-from semipd_core.api.service import ServiceStatus
+from semipd_core.api.conditions import Condition, ConditionStatus, ConditionType
+from semipd_core.api.service import ServiceStatus, SloStatus
 from semipd_core.cluster import loop as cluster
 from semipd_core.cluster.state import ClusterConfig
 from semipd_core.errors import InvalidSpec
@@ -188,6 +189,22 @@ def test_a_service_that_its_class_refuses_says_why() -> None:
     ready = next(condition for condition in found.conditions if condition.type == "Ready")
     assert (ready.status.value, ready.reason) == ("False", "ClassRefuses")
     assert "spec.replicas: got '6 GPUs', allowed: at most 4" in ready.message
+
+
+def test_of_a_service_without_a_loop_that_its_class_refuses_nothing_measured_is_kept() -> None:
+    """An operator that starts anew makes it no loop: what the last one saw would outlast any outage."""
+    seen = observed()
+    slo = SloStatus(attainment_permille=990, ttft_milliseconds=300, tpot_milliseconds=50)
+    met = Condition(type=ConditionType.SLO_MET, status=ConditionStatus.TRUE, reason="Met", message="")
+    before = replace(seen.service, status=ServiceStatus(slo=slo, conditions=(met,)))
+    for defect, expected in (
+        (None, "True"),
+        (InvalidSpec("spec.replicas", "6 GPUs", "at most 4"), "Unknown"),
+    ):
+        found = build_status(replace(seen, service=before), None, defect, NOW)
+        condition = next(each for each in found.conditions if each.type == "SLOMet")
+        assert condition.status.value == expected
+        assert (found.slo is None) is (defect is not None)
 
 
 def test_a_fault_of_a_pod_is_told_in_the_agents_words() -> None:

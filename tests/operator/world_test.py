@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 from semipd_operator.apply.applier import Applier
@@ -23,6 +24,10 @@ class Server:
 
     def __init__(self) -> None:
         self.applied = 0
+
+    async def list(self, *_: object, **__: object) -> AsyncIterator[dict[str, Any]]:
+        for nothing in ():
+            yield nothing
 
     async def apply(self, manifest: Any, **_: object) -> dict[str, Any]:
         self.applied += 1

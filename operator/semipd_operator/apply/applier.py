@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,12 +17,12 @@ from semipd_core.errors import SemipdError
 from semipd_operator.kinds import BY_KIND, CLASS, SERVICE
 from semipd_operator.observe.child import DIGEST_ANNOTATION, ChildView, view_child
 from semipd_operator.plan.naming import CHILD_MANAGER, SCALE_MANAGER, SEED_MANAGER, STATUS_MANAGER
-from semipd_operator.plan.plan import SEEDED_REPLICAS
 
 NOT_FOUND, CONFLICT, UNPROCESSABLE, FORBIDDEN = 404, 409, 422, 403
 
 Manifest = dict[str, Any]
 ChildKey = tuple[str, str, str]  # kind, namespace, name
+UNSEEN_S = 60.0  # a watch that is cut is opened anew within that time
 
 
 class Fenced(SemipdError):
@@ -35,6 +37,13 @@ class FieldOwned(SemipdError):
         super().__init__(f"{child}: {message}")
 
 
+class NameTaken(SemipdError):
+    """An object of a child's name is there and is not the service's: applied, it would be changed, and go with the service."""
+
+    def __init__(self, child: str, owner: str) -> None:
+        super().__init__(f"{child} is there and is {owner}: remove it, or give the service another name")
+
+
 class ScaleRefused(SemipdError):
     """The API server does not take a number of replicas, and would not at once take it again."""
 
@@ -45,6 +54,7 @@ class Applier:
 
     client: AsyncClient
     is_leading: Any
+    now_s: Callable[[], float] = time.monotonic
     writes: int = 0
     _applied: dict[ChildKey, Applied] = field(default_factory=dict)
     _under_way: dict[ChildKey, bool] = field(default_factory=dict)  # write: whether it was deleted meanwhile
@@ -52,16 +62,18 @@ class Applier:
     async def apply(self, manifest: Manifest, found: ChildView | None) -> bool:
         """Whether it was written. `found`: as the informer has it; None: it is not there.
 
-        Raises: Fenced, FieldOwned, ApiError, httpx2.HTTPError.
+        Raises: Fenced, FieldOwned, NameTaken, ApiError, httpx2.HTTPError.
         """
         key = key_of(manifest)
         digest = _digest(manifest)
         last = self._applied.get(key)
         if last is not None and found is not None and found.version == last.after:
             last = self._applied[key] = replace(last, is_seen=True)
-        if not needs_apply(digest, found, last):
+        if not needs_apply(digest, found, last, self.now_s()):
             return False
         self._fence()
+        if last is None and found is None:
+            await self._refuse_taken(manifest)
         self._under_way[key] = False
         try:
             written = view_child(await self._write(_with_digest(manifest, digest)))
@@ -69,10 +81,22 @@ class Applier:
             is_gone = self._under_way.pop(key)
         if not is_gone:
             self._applied[key] = Applied(
-                digest=digest, before=found.version if found else None, after=written.version
+                digest=digest,
+                before=found.version if found else None,
+                after=written.version,
+                at_s=self.now_s(),
             )
         self.writes += 1
         return True
+
+    async def _refuse_taken(self, manifest: Manifest) -> None:
+        """Of what bears none of our labels the watches say nothing. Raises: NameTaken, ApiError, httpx2.HTTPError."""
+        kind, namespace, name = key_of(manifest)
+        objects = self.client.list(BY_KIND[kind], namespace=namespace, fields={"metadata.name": name})
+        async for each in objects:
+            owner = other_owner(each, manifest)
+            if owner is not None:
+                raise NameTaken(f"{kind} {name}", owner)
 
     async def _write(self, manifest: Manifest) -> Any:
         resource = BY_KIND[manifest["kind"]]
@@ -96,7 +120,7 @@ class Applier:
         await self._write(manifest)
         self.writes += 1
 
-    async def seed_replicas(self, name: str, namespace: str, version: str | None) -> None:
+    async def seed_replicas(self, name: str, namespace: str, version: str | None, replicas: int) -> None:
         """Once, under a field manager of its own, so that an autoscaler or the user takes the field without a conflict.
 
         `version`: the resource version at which they were absent; whoever wrote since is not overwritten.
@@ -108,7 +132,7 @@ class Applier:
             "apiVersion": API_VERSION,
             "kind": "SemiPDService",
             "metadata": {"name": name, "namespace": namespace, "resourceVersion": version},
-            "spec": {"replicas": SEEDED_REPLICAS},
+            "spec": {"replicas": replicas},
         }
         try:
             await self.client.apply(
@@ -214,19 +238,22 @@ class Applied:
     digest: str
     before: str | None  # version that the informer had
     after: str  # version that the write gave
+    at_s: float = 0.0  # when it did, monotonic
     is_seen: bool = False  # the informer has had that version
 
 
-def needs_apply(digest: str, found: ChildView | None, last: Applied | None) -> bool:
+def needs_apply(digest: str, found: ChildView | None, last: Applied | None, now_s: float) -> bool:
     """Whether the child is missing, is another one than wanted, or was edited by somebody else since.
 
-    The informer lags behind our own write: what it had before that write is no news.
+    The informer lags behind our own write: what it had before that write is no news for UNSEEN_S. After that the child
+    was deleted before the informer had seen it: while its watch was cut, say.
     """
     is_last = last is not None and last.digest == digest
     if (
         last is not None
         and is_last
         and not last.is_seen
+        and now_s - last.at_s < UNSEEN_S
         and (found.version if found else None) == last.before
     ):
         return False
@@ -242,6 +269,15 @@ def is_owned_by_another(error: ApiError) -> bool:
     details = error.status.details
     causes = (details.causes if details else None) or []
     return error.status.code == CONFLICT and any(each.reason == "FieldManagerConflict" for each in causes)
+
+
+def other_owner(found: Manifest, manifest: Manifest) -> str | None:
+    """Whose `found` is, in words; None: it is as much the service's as `manifest`."""
+    ours = {owner["uid"] for owner in manifest["metadata"].get("ownerReferences", [])}
+    owners = found["metadata"].get("ownerReferences", [])
+    if ours & {owner["uid"] for owner in owners}:
+        return None
+    return ", ".join(f"of {owner['kind']} {owner['name']}" for owner in owners) or "nobody's"
 
 
 def key_of(manifest: Manifest) -> ChildKey:

@@ -17,23 +17,32 @@ SWITCHING_SHARE = 0.1  # of the ready pods: agents answer bursts by themselves, 
 def view_fleet(observed: Observed, replicas: int, now_s: float) -> Fleet:
     """`now_s`: unix time."""
     pods = [pod for pod in observed.pods if not pod.is_leaving]
+    refused = _refused_pods(observed, replicas, pods)
     return Fleet(
         replicas=replicas,
         ready=sum(pod.is_ready for pod in pods),
-        unschedulable=sum(map(is_unschedulable, pods)),
+        unschedulable=sum(map(is_unschedulable, pods)) + refused,
         engines_per_pod=observed.service.spec.resources.engines_per_pod,
-        in_flight=_change_in_flight(observed, replicas, pods, now_s),
+        in_flight=_change_in_flight(observed, replicas, pods, refused, now_s),
     )
 
 
-def _change_in_flight(observed: Observed, replicas: int, pods: Sequence[PodView], now_s: float) -> str | None:
+def _refused_pods(observed: Observed, replicas: int, pods: Sequence[PodView]) -> int:
+    """That a quota, say, does not let come to be: as little to be waited for as those that no node has room for."""
+    workload = observed.workload
+    return max(0, replicas - len(pods)) if workload is not None and workload.lacks_pods else 0
+
+
+def _change_in_flight(
+    observed: Observed, replicas: int, pods: Sequence[PodView], refused: int, now_s: float
+) -> str | None:
     workload = observed.workload
     if workload is None or not workload.is_current or workload.desired != replicas:
         return "the last change has not reached the workload yet"
-    if workload.updated < workload.desired:
+    if workload.updated + refused < workload.desired:
         return f"a rollout: {workload.updated} of {workload.desired} pods are of the new revision"
     starting = [pod.name for pod in pods if _starts(pod, observed.partitions.get(pod.name), now_s)]
-    if starting or len(pods) < replicas:
+    if starting or len(pods) + refused < replicas:
         return f"{max(len(starting), replicas - len(pods))} pods start"
     return _switch_in_flight(observed, [pod.name for pod in pods if pod.is_ready])
 

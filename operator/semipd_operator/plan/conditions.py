@@ -44,6 +44,7 @@ class StatusReason(StrEnum):
     CLASS_REFUSES = "ClassRefuses"
     CHILD_REFUSED = "ChildRefused"
     FIELD_OWNED = "FieldOwned"
+    NAME_TAKEN = "NameTaken"
     PIN_INVALID = "PinInvalid"
     ROLLED_BACK = "RolledBack"
     GPU_UNHEALTHY = "GpuUnhealthy"

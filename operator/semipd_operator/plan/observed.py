@@ -37,6 +37,7 @@ class WorkloadView:
     updated: int
     available: int
     is_stuck: bool = False  # no progress within its deadline
+    lacks_pods: bool = False  # pods were refused to it, by a quota say
     template: str | None = None  # digest of its pod template; None: written by a release that noted none
 
 
@@ -115,6 +116,7 @@ def view_workload(found: Object) -> WorkloadView:
         updated=status.get("updatedReplicas", 0),
         available=status.get("availableReplicas", 0),
         is_stuck=_condition(found, "Progressing").get("reason") == "ProgressDeadlineExceeded",
+        lacks_pods=_condition(found, "ReplicaFailure").get("status") == "True",
         template=found.get("template"),
     )
 

@@ -58,7 +58,7 @@ class Plan:
     children: tuple[Manifest, ...]  # empty while the class refuses the spec: what runs is left as it is
     partitions: tuple[Manifest, ...]
     status: ServiceStatus
-    seeds_replicas: bool = False  # `/scale` cannot be read without spec.replicas
+    seeded_replicas: int | None = None  # to be written: `/scale` cannot be read without spec.replicas
     scaling: Scaling | None = None  # None: no autoscale block
 
 
@@ -151,12 +151,13 @@ def build_plan(
         partitions=tuple(partitions),
         status=with_scaling(status, scaling, now),
         scaling=scaling,
-        seeds_replicas=(
-            service.spec.replicas is None
-            and service.spec.placement is Placement.REPLICAS
-            and not observed.is_paused
-        ),
+        seeded_replicas=pods_wanted(observed) if _lacks_replicas(observed) else None,
     )
+
+
+def _lacks_replicas(observed: Observed) -> bool:
+    spec = observed.service.spec
+    return spec.replicas is None and spec.placement is Placement.REPLICAS and not observed.is_paused
 
 
 def asks_for_more(observed: Observed) -> bool:
@@ -165,8 +166,14 @@ def asks_for_more(observed: Observed) -> bool:
 
 
 def pods_wanted(observed: Observed) -> int:
-    """By the spec; on every node, as many as there are: a service that is new there is refused under a budget."""
+    """By the spec; where it says nothing, as many as there are: a manifest that gives the number to an autoscaler ends no pod.
+
+    On every node too: a service that is new there is refused under a budget.
+    """
     spec = observed.service.spec
+    deployed = observed.workload.desired if observed.workload else None
     if spec.placement is Placement.EVERY_NODE:
-        return observed.workload.desired if observed.workload else 0
-    return SEEDED_REPLICAS if spec.replicas is None else spec.replicas
+        return deployed or 0
+    if spec.replicas is not None:
+        return spec.replicas
+    return SEEDED_REPLICAS if deployed is None else deployed

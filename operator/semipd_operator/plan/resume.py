@@ -64,13 +64,15 @@ def resume_state(
 def kept_wishes(observed: Observed) -> tuple[dict[str, Wish], Wish | None]:
     """What each pod is asked for, and most of those that try nothing: for a service without a loop, which its class refuses.
 
-    None: no pod is asked for anything.
+    Nobody would judge a trial: its pods are asked for what most are. None: no pod is asked for anything.
     """
     specs = {name: each.spec for name, each in observed.partitions.items() if each.spec.band is not None}
     status = observed.service.status or ServiceStatus()
-    usual = _without(specs, status.canary.decision_id if status.canary is not None else None)
+    trial_id = status.canary.decision_id if status.canary is not None else None
+    usual = _without(specs, trial_id)
     most = _most_common(usual) if usual else None
-    return {name: _wish(spec) for name, spec in specs.items()}, most
+    kept = {name: _wish(spec) for name, spec in specs.items() if most is None or spec.decision_id != trial_id}
+    return kept, most
 
 
 def pinned_split(partitions: Iterable[SemiPDPartition]) -> Partition | None:

@@ -46,14 +46,19 @@ def build_status(
     route: Route | None = None,
     rollout: Rollout = NO_ROLLOUT,
 ) -> ServiceStatus:
-    """`now` is RFC 3339, for conditions that flip. Equal observations give an equal status."""
+    """`now` is RFC 3339, for conditions that flip. Equal observations give an equal status.
+
+    Without a loop and with a defect nobody looks at the service any more: an operator that starts anew makes it no loop.
+    """
     service, workload = observed.service, observed.workload
     old = service.status or ServiceStatus()
     found = _conditions(observed, loop, defect, pin_defect, route, rollout)
     said = {each.type for each in found}
     gone = [kind for kind in OPTIONAL if kind not in said]
     old = replace(old, conditions=tuple(each for each in old.conditions if each.type not in gone))
-    if loop is None:  # the operator starts anew: what the last one saw holds until the first look
+    if (
+        loop is None and defect is None
+    ):  # the operator starts anew: what the last one saw holds until the first look
         found = [
             each
             for each in found
@@ -72,9 +77,9 @@ def build_status(
         selector=selector_text(selector(service.metadata.name)),
         requested=_split(loop.state.target) if loop else old.requested,
         granted=granted_by_most(observed) or old.granted,
-        slo=slo_status(loop.round.window, loop.slo, old.slo) if loop else old.slo,
+        slo=slo_status(loop.round.window, loop.slo, old.slo) if loop else None if defect else old.slo,
         decisions=_decisions(loop.state, old.decisions) if loop else old.decisions,
-        canary=canary_status(loop.state) if loop else old.canary,
+        canary=canary_status(loop.state) if loop else None if defect else old.canary,
         rollout=rollout_status(rollout),
         proven=proven_status(loop.state) if loop else old.proven,
         conditions=old.conditions,

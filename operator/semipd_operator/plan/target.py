@@ -14,10 +14,14 @@ from semipd_operator.plan.template_trial import Rollout
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """`kept`: a template that runs already, word for word; None: what the service asks for."""
+    """`kept`: a template that runs already, word for word; None: what the service asks for.
+
+    `replicas`: that the workload has, for a service that leaves them open; None: there is no workload.
+    """
 
     digest: str
     steps: Steps
+    replicas: int | None = None
     kept: dict[str, Any] | None = None
 
 
@@ -30,9 +34,12 @@ def decide_target(
 ) -> Target:
     """`kept`: the template of `rollout.refusal.base`, where there is a refusal."""
     spec = effective.spec.rollout
+    replicas = observed.workload.desired if observed.workload else None
     if rollout.trial is not None:
-        return Target(digest=wanted.digest, steps=trial_steps(rollout.trial, spec, observed))
+        steps = trial_steps(rollout.trial, spec, observed)
+        return Target(digest=wanted.digest, steps=steps, replicas=replicas)
     if rollout.refusal is not None:
         assert kept is not None
-        return Target(digest=rollout.refusal.base, steps=plain_steps(spec), kept=kept)
-    return Target(digest=wanted.digest, steps=plain_steps(spec))
+        base = rollout.refusal.base
+        return Target(digest=base, steps=plain_steps(spec), replicas=replicas, kept=kept)
+    return Target(digest=wanted.digest, steps=plain_steps(spec), replicas=replicas)

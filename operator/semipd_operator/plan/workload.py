@@ -13,7 +13,7 @@ REVISIONS_KEPT = 5
 
 
 def build_workload(effective: Effective, target: Target) -> Manifest:
-    """Absent `replicas` stay absent: an autoscaler may own them."""
+    """Where the service leaves `replicas` open, those that there are: taken out of an apply, they would become 1."""
     if effective.spec.placement is Placement.EVERY_NODE:
         return _daemon_set(effective, target)
     return _deployment(effective, target)
@@ -70,8 +70,9 @@ def _deployment(effective: Effective, target: Target) -> Manifest:
     }
     if steps.min_ready_seconds:
         spec["minReadySeconds"] = steps.min_ready_seconds
-    if effective.spec.replicas is not None:
-        spec["replicas"] = effective.spec.replicas
+    replicas = target.replicas if effective.spec.replicas is None else effective.spec.replicas
+    if replicas is not None:
+        spec["replicas"] = replicas
     return _workload("Deployment", effective, target, spec)
 
 
