@@ -25,7 +25,8 @@ class Metrics:
         )
         self._generations = Counter(
             "semipd_frontend_generations",
-            "Choices generated, by why they ended.",
+            "Choices generated, by why they ended: stop, length, abort (the client went away), error (it was told one before a "
+            "token), cut (after one).",
             ["finish"],
             registry=registry,
         )
