@@ -30,6 +30,8 @@ class Metrics:
             ["finish"],
             registry=registry,
         )
+        for failed in ("error", "cut"):
+            self._generations.labels(failed)  # told from 0 on: else the first is no increase
         self._prompt_tokens = Counter(
             "semipd_frontend_prompt_tokens", "Prompt tokens of ended choices.", registry=registry
         )
