@@ -15,6 +15,7 @@ from promql import BadPromQL, Exposed, Matcher, Reader, Result
 from promql_values import SCRAPE_S, Play, Series, series
 
 from semipd_agent.faults import FaultReason
+from semipd_core.api.conditions import ConditionType
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "manifests" / "monitoring"
@@ -366,6 +367,33 @@ def test_the_documents_that_a_section_leads_to_are_there() -> None:
     path = ROOT / DOCUMENT
     for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):
         assert (path.parent / link).exists(), link
+
+
+def schema_at(schema: dict[str, Any], path: str) -> dict[str, Any]:
+    """Of a field, by kubectl's path to it. Raises: KeyError if there is no such field."""
+    for step in re.findall(r"\.(\w+)|\[\?\(@\.(\w+)==", path):
+        name, key = step
+        if name:
+            schema = (
+                schema["properties"][name] if "items" not in schema else schema["items"]["properties"][name]
+            )
+        else:
+            assert schema["x-kubernetes-list-map-keys"] == [key]
+    return schema
+
+
+def test_the_command_for_faults_shows_fields_of_partitions() -> None:
+    command = re.search(
+        r"kubectl get semipdpartitions .*custom-columns='(.+)'", (ROOT / DOCUMENT).read_text()
+    )
+    assert command is not None
+    kind = yaml.safe_load((ROOT / "crds" / "semipdpartitions.yaml").read_text())
+    schema = kind["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    columns = dict(column.split(":", 1) for column in command[1].split(","))
+    assert columns.pop("POD") == ".metadata.name"
+    assert {schema_at(schema, path)["type"] for path in columns.values()} == {"string"}
+    assert {re.sub(r".*\.", "", path) for path in columns.values()} == {"reason", "message"}
+    assert re.findall(r'@\.type=="(\w+)"', command[1]) == [ConditionType.DEGRADED] * 2
 
 
 def test_panels_have_ids_of_their_own_and_do_not_overlap() -> None:
