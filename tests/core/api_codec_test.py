@@ -193,6 +193,17 @@ def test_an_example_is_decoded_and_kept(name: str) -> None:
     assert_holds(encode(decode_service(manifest)), manifest)
 
 
+def test_the_long_example_names_the_class_that_is_an_example_too_and_leaves_replicas_to_its_autoscaler() -> (
+    None
+):
+    service = decode_service(yaml.safe_load((EXAMPLES / "h200.yaml").read_text()))
+    cls = decode_class(yaml.safe_load((EXAMPLES / "gpu-class.yaml").read_text()))
+    assert service.spec.class_ref is not None
+    assert service.spec.class_ref.name == cls.metadata.name
+    assert service.spec.autoscale is not None
+    assert service.spec.replicas is None
+
+
 def test_an_object_as_an_api_server_returns_it_is_decoded() -> None:
     manifest = yaml.safe_load((EXAMPLES / "h200.yaml").read_text())
     manifest["metadata"] |= {

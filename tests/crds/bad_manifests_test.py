@@ -139,6 +139,8 @@ def example(name: str) -> dict[str, Any]:
         *(pytest.param(base, id=f"the smallest {kind}") for kind, base in BASES.items()),
         pytest.param(example("semipdservice.yaml"), id="the short example"),
         pytest.param(example("h200.yaml"), id="the long example"),
+        pytest.param(example("cpu-class.yaml"), id="the class without GPUs"),
+        pytest.param(example("gpu-class.yaml"), id="the class with GPUs"),
         pytest.param(with_status("SemiPDService", SERVICE_STATUS), id="a service with its status"),
         pytest.param(with_status("SemiPDPartition", PARTITION_STATUS), id="a partition with its status"),
         pytest.param(

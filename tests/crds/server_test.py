@@ -128,7 +128,7 @@ def test_a_good_manifest_is_taken_as_it_is(
     assert taken["spec"] == manifest["spec"]
 
 
-@pytest.mark.parametrize("file", ["semipdservice.yaml", "h200.yaml"])
+@pytest.mark.parametrize("file", ["semipdservice.yaml", "h200.yaml", "cpu-class.yaml", "gpu-class.yaml"])
 def test_an_example_is_taken(kubectl: Kubectl, file: str) -> None:
     path = DIRECTORY.parent / "examples" / file
     result = kubectl("create", "--dry-run=server", "-f", str(path))

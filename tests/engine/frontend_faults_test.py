@@ -71,6 +71,13 @@ def total(report: FrontEndReport, name: str) -> int:
     return sum(getattr(slot, name) for slot in report.slots)
 
 
+async def generations(front_end: RunningFrontEnd, finish: str) -> float:
+    """Choices that have ended so, by the metrics."""
+    text = (await front_end.client.get("/metrics")).text
+    start = f'semipd_frontend_generations_total{{finish="{finish}"}} '
+    return sum(float(line.removeprefix(start)) for line in text.splitlines() if line.startswith(start))
+
+
 def post(
     front_end: RunningFrontEnd, request_id: str | None = None, **fields: object
 ) -> asyncio.Task[httpx.Response]:
@@ -145,26 +152,41 @@ async def test_a_request_that_comes_while_the_coordinator_is_away_waits_for_it(f
 @pytest.mark.parametrize("stream", [False, True])
 async def test_what_the_coordinator_cannot_serve_keeps_its_status(front_end, stream, status, kind):
     front_end.coordinator.refuse = messages.Failed(request_id="", status=status, message="12 blocks, 9 exist")
+    errors_before = await generations(front_end, "error")
     response = await post(front_end, stream=stream)
     assert response.status_code == status
     assert response.json()["error"]["message"] == "12 blocks, 9 exist"
     assert response.json()["error"]["type"] == kind
+    assert await generations(front_end, "error") == errors_before + 1
     front_end.coordinator.refuse = None
     assert (await post(front_end)).status_code == 200
 
 
-async def test_a_failure_after_the_first_token_ends_the_stream_with_an_error_event(front_end):
+async def fail_after_a_token(front_end: RunningFrontEnd, *, stream: bool) -> httpx.Response:
     coordinator = front_end.coordinator
     coordinator.pause_s = 0.02
-    errored_before = total(await window(front_end), "errored")
-    answer = post(front_end, stream=True)
+    answer = post(front_end, stream=stream)
     await until(lambda: coordinator.num_tokens_sent >= 1)
     await coordinator.crash()
     coordinator.refuse = messages.Failed(request_id="", status=500, message="killed two lanes")
     await coordinator.start()
-    events = events_of((await answer).text)
+    return await answer
+
+
+async def test_a_failure_after_the_first_token_ends_the_stream_with_an_error_event(front_end):
+    errored_before = total(await window(front_end), "errored")
+    cut_before = await generations(front_end, "cut")
+    events = events_of((await fail_after_a_token(front_end, stream=True)).text)
     assert events[-1]["error"]["message"] == "killed two lanes"
     assert total(await window(front_end), "errored") == errored_before + 1
+    assert await generations(front_end, "cut") == cut_before + 1
+
+
+async def test_an_answer_that_is_no_stream_is_not_cut_but_refused_as_a_whole(front_end):
+    errors_before, cut_before = [await generations(front_end, finish) for finish in ("error", "cut")]
+    assert (await fail_after_a_token(front_end, stream=False)).status_code == 500
+    assert await generations(front_end, "error") == errors_before + 1
+    assert await generations(front_end, "cut") == cut_before
 
 
 async def test_a_full_queue_refuses_with_retry_after_until_a_first_token_comes(tmp_path):

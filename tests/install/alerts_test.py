@@ -12,14 +12,16 @@ import pytest
 import yaml
 from exposed_metrics import exposed_metrics
 from promql import BadPromQL, Exposed, Matcher, Reader, Result
+from promql_values import SCRAPE_S, Play, Series, series
 
 from semipd_agent.faults import FaultReason
+from semipd_core.api.conditions import ConditionType
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "manifests" / "monitoring"
 DOCUMENT = "docs/operations.md"
 ALERT_LABELS = {"alertname", "alertstate", "severity", "namespace", "service", "pod", "reason"}
-CLOSED = ("verdict", "latency", "role", "reason", "component")  # labels with words of fixed lists
+CLOSED = ("verdict", "latency", "role", "reason", "component", "finish")  # labels with words of fixed lists
 
 
 @cache
@@ -158,6 +160,193 @@ def test_nobody_gets_up_for_a_state_that_has_not_lasted() -> None:
     ]
 
 
+# --- alerts over series that are played ------------------------------------------------------------------------
+
+MINUTE, HOUR = 2, 120  # scrapes
+
+
+def firing(name: str, *played: Series) -> list[dict[str, str]]:
+    """The labels with which it has fired by now."""
+    rule = ALERTS[name]
+    play = Play(played, {record: read(each["expr"])[0].value for record, each in RECORDS.items()})
+    value = read(rule["expr"])[0].value
+    minutes, unit = int(rule["for"][:-1]), rule["for"][-1]
+    assert unit == "m"
+    found = [set(value(play, -scrape * SCRAPE_S)) for scrape in range(minutes * MINUTE + 1)]
+    return [dict(labels) for labels in set.intersection(*found)]
+
+
+def counted(metric: str, per_scrape: float, scrapes: int = 2 * HOUR, **labels: str) -> Series:
+    return series(metric, [per_scrape * number for number in range(scrapes)], **labels)
+
+
+def windows(percentile: float, attained: list[int], missed: list[int]) -> list[Series]:
+    """Of the requests of one service, at each scrape."""
+    chat = {"namespace": "team-a", "name": "chat"}
+    target = [percentile / 100] * len(attained)
+    return [
+        series("semipd_service_slo_attainment_target_ratio", target, **chat),
+        series("semipd_service_window_requests", attained, verdict="attained", **chat),
+        series("semipd_service_window_requests", missed, verdict="missed", **chat),
+    ]
+
+
+BADLY, SLIGHTLY = "SemiPDSLOMissedBadly", "SemiPDSLOMissed"
+
+
+def test_a_service_that_misses_badly_pages_and_is_told() -> None:
+    played = windows(99, [18] * 7 * HOUR, [2] * 7 * HOUR)
+    assert firing(BADLY, *played) == firing(SLIGHTLY, *played) == [{"namespace": "team-a", "name": "chat"}]
+
+
+def test_a_service_that_keeps_its_slo_is_silent() -> None:
+    played = windows(90, [95] * 7 * HOUR, [5] * 7 * HOUR)
+    assert firing(BADLY, *played) == firing(SLIGHTLY, *played) == []
+
+
+def test_one_missed_request_of_a_service_with_few_pages_nobody() -> None:
+    """Each is in two windows. Of 21 requests one is nearly 5 %, where percentile 99 allows 1 %."""
+    scrapes = 7 * HOUR
+    few = [1 if number % (3 * MINUTE) < 4 else 0 for number in range(scrapes)]
+    one = [1 if scrapes - number in {5, 6} else 0 for number in range(scrapes)]
+    played = windows(99, few, one)
+    ratio = read("semipd_service:requests_missed:ratio30m > 3 * semipd_service:miss_budget:ratio")[0].value
+    records = {record: read(each["expr"])[0].value for record, each in RECORDS.items()}
+    assert ratio(Play(played, records), 0.0), "by its share alone it would"
+    assert firing(BADLY, *played) == []
+
+
+def test_a_few_missed_requests_of_six_hours_are_not_told() -> None:
+    scrapes = 7 * HOUR
+    few = [1 if number % (10 * MINUTE) < 2 else 0 for number in range(scrapes)]
+    two = [1 if scrapes - number in {30, 31, 60, 61} else 0 for number in range(scrapes)]
+    assert firing(SLIGHTLY, *windows(99, few, two)) == []
+
+
+CUT = "SemiPDAnswersCut"
+CHAT = {"namespace": "team-a", "service": "chat"}
+
+
+def generations(**per_scrape: float) -> list[Series]:
+    return [
+        counted("semipd_frontend_generations_total", each, finish=finish, pod="chat-1", **CHAT)
+        for finish, each in per_scrape.items()
+    ]
+
+
+def proxied(component: str, requests: float, cut: float) -> list[Series]:
+    pod = {"component": component, "pod": f"chat-{component}", **CHAT}
+    return [
+        counted("semipd_proxy_requests_total", requests, status="200", **pod),
+        counted("semipd_proxy_streams_cut_total", cut, **pod),
+    ]
+
+
+@pytest.mark.parametrize(
+    "played",
+    [
+        pytest.param(generations(stop=98, cut=2), id="by front ends"),
+        pytest.param(proxied("proxy", 100, 2), id="by pods, as proxies saw it"),
+        pytest.param(proxied("engine", 100, 2), id="by engines of a pod that has several"),
+        pytest.param(
+            [*proxied("proxy", 1000, 0), *proxied("engine", 1000, 12)],
+            id="by such engines behind proxies, which count the same requests",
+        ),
+        pytest.param(
+            [*proxied("proxy", 0, 0), *proxied("engine", 100, 2)],
+            id="by such engines, behind proxies that are not asked yet",
+        ),
+    ],
+)
+def test_answers_that_end_in_the_middle_are_told(played: list[Series]) -> None:
+    assert firing(CUT, *played) == [CHAT]
+
+
+@pytest.mark.parametrize(
+    "played",
+    [
+        pytest.param(generations(stop=90, error=10, cut=0), id="refused before a token"),
+        pytest.param(generations(stop=1000, cut=5), id="few by front ends"),
+        pytest.param([*proxied("proxy", 1000, 5), *proxied("engine", 1000, 4)], id="few by proxies"),
+        pytest.param([*generations(stop=0, cut=0), *proxied("proxy", 0, 0)], id="no requests"),
+    ],
+)
+def test_answers_that_do_not_are_not(played: list[Series]) -> None:
+    assert firing(CUT, *played) == []
+
+
+def leads(values: list[float | None], pod: str = "semipd-operator-1", **labels: str) -> Series:
+    where = {"namespace": "semipd-system", "pod": pod, **labels}
+    return series("semipd_operator_leads", values, **where)
+
+
+ALWAYS: list[float | None] = [1.0] * HOUR
+NEVER: list[float | None] = [0.0] * HOUR
+GONE: list[float | None] = [*ALWAYS, *[None] * (30 * MINUTE)]
+CAME: list[float | None] = [*[None] * HOUR, *[1.0] * (30 * MINUTE)]
+
+
+@pytest.mark.parametrize(
+    ("played", "where"),
+    [
+        pytest.param([], [{}], id="none was ever scraped"),
+        pytest.param([leads(NEVER), leads(NEVER, "2")], [{"namespace": "semipd-system"}], id="none leads"),
+        pytest.param(
+            [leads([1.0] * len(GONE)), leads(GONE, namespace="semipd-team")],
+            [{"namespace": "semipd-team"}],
+            id="one of two installations is gone",
+        ),
+        pytest.param([leads(ALWAYS), leads(NEVER, "2")], [], id="one of two leads"),
+        pytest.param([leads(GONE), leads(CAME, "2")], [], id="another one has taken over"),
+    ],
+)
+def test_each_installation_without_a_leader_pages(played: list[Series], where: list[dict[str, str]]) -> None:
+    assert firing("SemiPDOperatorNoLeader", *played) == where
+
+
+def rounds(
+    seconds: float, *, left: list[float] | None = None, per_scrape: float = 2, leads: float = 1
+) -> list[Series]:
+    """Of an operator with the usual period."""
+    pod = {"namespace": "semipd-system", "pod": "semipd-operator-1"}
+    return [
+        series("semipd_operator_round_seconds", [seconds] * HOUR, **pod),
+        series("semipd_operator_round_period_seconds", [15.0] * HOUR, **pod),
+        series("semipd_operator_round_services_left", left or [0.0] * HOUR, **pod),
+        counted("semipd_operator_rounds", per_scrape, HOUR, **pod),
+        series("semipd_operator_leads", [leads] * HOUR, **pod),
+    ]
+
+
+@pytest.mark.parametrize(
+    "played",
+    [
+        pytest.param(rounds(14.6), id="that take their period"),
+        pytest.param(rounds(12.0, left=[3.0] * HOUR), id="that leave services each time"),
+        pytest.param(rounds(5.0, per_scrape=0), id="that do not end"),
+    ],
+)
+def test_rounds_are_told(played: list[Series]) -> None:
+    assert firing("SemiPDOperatorRoundsSlow", *played) == [
+        {"namespace": "semipd-system", "pod": "semipd-operator-1"}
+    ]
+
+
+@pytest.mark.parametrize(
+    "played",
+    [
+        pytest.param(rounds(13.9), id="of a large fleet that has its time"),
+        pytest.param(rounds(12.0, left=[3.0, 0.0] * (HOUR // 2)), id="that leave services now and then"),
+        pytest.param(rounds(14.6, left=[3.0] * HOUR, per_scrape=0, leads=0), id="of who led once"),
+    ],
+)
+def test_rounds_are_not_told(played: list[Series]) -> None:
+    assert firing("SemiPDOperatorRoundsSlow", *played) == []
+
+
+# --- the runbook and the dashboard -----------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("reason", FaultReason)
 def test_every_fault_that_lasts_has_one_alert(reason: FaultReason) -> None:
     fires = [
@@ -178,6 +367,33 @@ def test_the_documents_that_a_section_leads_to_are_there() -> None:
     path = ROOT / DOCUMENT
     for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):
         assert (path.parent / link).exists(), link
+
+
+def schema_at(schema: dict[str, Any], path: str) -> dict[str, Any]:
+    """Of a field, by kubectl's path to it. Raises: KeyError if there is no such field."""
+    for step in re.findall(r"\.(\w+)|\[\?\(@\.(\w+)==", path):
+        name, key = step
+        if name:
+            schema = (
+                schema["properties"][name] if "items" not in schema else schema["items"]["properties"][name]
+            )
+        else:
+            assert schema["x-kubernetes-list-map-keys"] == [key]
+    return schema
+
+
+def test_the_command_for_faults_shows_fields_of_partitions() -> None:
+    command = re.search(
+        r"kubectl get semipdpartitions .*custom-columns='(.+)'", (ROOT / DOCUMENT).read_text()
+    )
+    assert command is not None
+    kind = yaml.safe_load((ROOT / "crds" / "semipdpartitions.yaml").read_text())
+    schema = kind["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    columns = dict(column.split(":", 1) for column in command[1].split(","))
+    assert columns.pop("POD") == ".metadata.name"
+    assert {schema_at(schema, path)["type"] for path in columns.values()} == {"string"}
+    assert {re.sub(r".*\.", "", path) for path in columns.values()} == {"reason", "message"}
+    assert re.findall(r'@\.type=="(\w+)"', command[1]) == [ConditionType.DEGRADED] * 2
 
 
 def test_panels_have_ids_of_their_own_and_do_not_overlap() -> None:

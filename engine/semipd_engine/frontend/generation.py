@@ -38,6 +38,7 @@ class Generation:
     submit: messages.Submit
     text: TextStream
     judge: RequestJudge
+    streams: bool = False  # deltas go to the client as they come
     received: list[int] = field(default_factory=list)
     cached_tokens: int = 0
     finish: str | None = None
@@ -53,6 +54,11 @@ class Generation:
     def is_queued(self) -> bool:
         """Open, no token yet."""
         return not self.received and self.finish is None
+
+    @property
+    def has_reached_client(self) -> bool:
+        """In part at least: an error from here on ends an answer in the middle."""
+        return self.streams and self.num_told > 0
 
     @property
     def ttft_s(self) -> float | None:

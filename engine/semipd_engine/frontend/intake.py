@@ -82,6 +82,7 @@ def build_generations(
                 submit=submit,
                 text=TextStream(model.tokenizer, order.settings.stop),
                 judge=RequestJudge(slo, arrived_s, submit.max_tokens),
+                streams=order.settings.stream,
             )
         )
     return generations

@@ -25,10 +25,13 @@ class Metrics:
         )
         self._generations = Counter(
             "semipd_frontend_generations",
-            "Choices generated, by why they ended.",
+            "Choices generated, by why they ended: stop, length, abort (the client went away), error (it was told one before a "
+            "token), cut (after one).",
             ["finish"],
             registry=registry,
         )
+        for failed in ("error", "cut"):
+            self._generations.labels(failed)  # told from 0 on: else the first is no increase
         self._prompt_tokens = Counter(
             "semipd_frontend_prompt_tokens", "Prompt tokens of ended choices.", registry=registry
         )

@@ -112,7 +112,7 @@ class OpenRequests:
     def _fail(self, generation: Generation, sink: Sink, message: messages.Failed) -> None:
         now_s = self.clock.monotonic_s()
         self.recorder.record(self.clock.unix_s(), generation.judge.failed(now_s))
-        generation.finish = "error"
+        generation.finish = "cut" if generation.has_reached_client else "error"
         self._ended(generation)
         sink(message)
 
