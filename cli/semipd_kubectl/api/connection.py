@@ -17,6 +17,7 @@ from typing import Any, Self
 import kubernetes.client
 import kubernetes.config
 import urllib3
+import yaml
 from kubernetes.config.config_exception import ConfigException
 
 from semipd_kubectl.api.failures import failure_of
@@ -139,6 +140,8 @@ class Connection:
             return self._client.call_api(*asked, _request_timeout=timeout).response
         except urllib3.exceptions.HTTPError as error:
             raise ApiError(f"cannot reach the API server at {self.server}: {_reason(error)}") from None
+        except kubernetes.client.ApiException as error:  # what the client makes of TLS that fails
+            raise ApiError(f"cannot reach the API server at {self.server}: {_tls_reason(error)}") from None
 
 
 def connect(
@@ -152,6 +155,10 @@ def connect(
         else:
             kubernetes.config.load_kube_config(kubeconfig, context, configuration)
             namespace = namespace or _namespace_of(kubeconfig, context)
+    except yaml.YAMLError as error:
+        raise ApiError(
+            f"no way to a cluster: the kubeconfig is no YAML: {' '.join(str(error).split())}"
+        ) from None
     except (ConfigException, OSError, TypeError, ValueError) as error:
         raise ApiError(f"no way to a cluster: {' '.join(str(error).split())}") from None
     configuration.retries = False
@@ -202,3 +209,11 @@ def _reason(error: Exception) -> str:
     if isinstance(error, urllib3.exceptions.TimeoutError):
         return "no answer in time"
     return text.rsplit(">: ", 1)[-1]
+
+
+def _tls_reason(error: kubernetes.client.ApiException) -> str:
+    """The client puts the name of urllib3's error on a line before its words."""
+    text = " ".join(str(error.reason).partition("\n")[2].split())
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return f"{text}: is the certificate-authority of the kubeconfig that of this cluster?"
+    return text

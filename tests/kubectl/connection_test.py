@@ -1,0 +1,82 @@
+"""A kubeconfig that leads to no API server: each is one line for who reads it, and no traceback."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import ssl
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from plugin_process import Done, Plugin
+
+from semipd_cluster.certificates import Authority, KeyPair
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "of-the-cluster")
+
+
+@pytest.fixture
+def server(authority: Authority) -> Iterator[str]:
+    pair = authority.issue("server", "/CN=server", ["IP:127.0.0.1"])
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as running:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(pair.certificate, pair.key)
+        running.socket = context.wrap_socket(running.socket, server_side=True)
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"https://127.0.0.1:{running.server_address[1]}"
+        running.shutdown()
+
+
+def run(tmp_path: Path, kubeconfig: str) -> Done:
+    path = tmp_path / "kubeconfig"
+    path.write_text(kubeconfig)
+    return Plugin(path).run("status")
+
+
+def trusting(ca: KeyPair, server: str) -> str:
+    config = {
+        "clusters": [
+            {"name": "c", "cluster": {"server": server, "certificate-authority": str(ca.certificate)}}
+        ],
+        "users": [{"name": "u", "user": {}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "x",
+    }
+    return json.dumps(config)
+
+
+def test_a_server_whose_certificate_another_authority_has_signed(tmp_path: Path, server: str) -> None:
+    done = run(tmp_path, trusting(Authority(tmp_path / "old").pair, server))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"kubectl semipd: cannot reach the API server at {server}: [SSL: CERTIF")
+    assert done.stderr.endswith(": is the certificate-authority of the kubeconfig that of this cluster?\n")
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_authority_that_is_none(tmp_path: Path, server: str) -> None:
+    (tmp_path / "none.crt").write_text("no certificate")
+    done = run(tmp_path, trusting(KeyPair(tmp_path / "none.crt", tmp_path / "none.key"), server))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"kubectl semipd: cannot reach the API server at {server}: [")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("clusters: [", id="cut off"),
+        pytest.param("clusters:\n\t- x", id="with tabs"),
+        pytest.param("clusters:\x01", id="with what is no text"),
+    ],
+)
+def test_a_kubeconfig_that_is_no_yaml(tmp_path: Path, text: str) -> None:
+    done = run(tmp_path, text)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("kubectl semipd: no way to a cluster: the kubeconfig is no YAML: ")
+    assert str(tmp_path / "kubeconfig") in done.stderr
+    assert done.stderr.count("\n") == 1
