@@ -1,4 +1,4 @@
-"""A kubeconfig that leads to no API server: each is one line for who reads it, and no traceback."""
+"""The way to the API server: what fails on it is one line for who reads it, and nothing on it takes longer than it may."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import http.server
 import json
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from plugin_process import Done, Plugin
 
 from semipd_cluster.certificates import Authority, KeyPair
+from semipd_kubectl.api.connection import connect
 
 
 @pytest.fixture
@@ -39,10 +41,12 @@ def run(tmp_path: Path, kubeconfig: str) -> Done:
 
 
 def trusting(ca: KeyPair, server: str) -> str:
+    return config_of({"server": server, "certificate-authority": str(ca.certificate)})
+
+
+def config_of(cluster: dict[str, str]) -> str:
     config = {
-        "clusters": [
-            {"name": "c", "cluster": {"server": server, "certificate-authority": str(ca.certificate)}}
-        ],
+        "clusters": [{"name": "c", "cluster": cluster}],
         "users": [{"name": "u", "user": {}}],
         "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
         "current-context": "x",
@@ -80,3 +84,28 @@ def test_a_kubeconfig_that_is_no_yaml(tmp_path: Path, text: str) -> None:
     assert done.stderr.startswith("kubectl semipd: no way to a cluster: the kubeconfig is no YAML: ")
     assert str(tmp_path / "kubeconfig") in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_an_api_server_that_stays_busy_is_asked_again_only_as_long_as_a_fetch_may_take(
+    tmp_path: Path,
+) -> None:
+    class Busy(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(429)
+            self.send_header("Retry-After", "1")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        (tmp_path / "kubeconfig").write_text(config_of({"server": f"http://127.0.0.1:{server.server_port}"}))
+        start_s = time.monotonic()
+        with connect(
+            kubeconfig=str(tmp_path / "kubeconfig"), context=None, namespace=None, timeout_s=15
+        ) as api:
+            assert api.fetch("/any", 1.5).code == 429
+        assert time.monotonic() - start_s < 5  # else there are ten pauses of a second
+        server.shutdown()
