@@ -30,7 +30,7 @@ def build_children(
         *build_proxy_children(effective, route, proxy_image),
         build_service(effective, route.backend),
         build_network_policy(effective, operator_namespace, has_proxies=route.has_endpoints),
-        build_disruption_budget(effective),
+        *build_disruption_budget(effective),
         build_workload(effective, target),
         *build_optional(effective, kinds, has_proxies=route.has_proxies),
     ]
