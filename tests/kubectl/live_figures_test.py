@@ -13,6 +13,7 @@ from played_cluster import engine_report
 
 from semipd_core.telemetry import EngineReport
 from semipd_kubectl.api.connection import POOL_SIZE, Answer
+from semipd_kubectl.draw.explain import live_sentences
 from semipd_kubectl.draw.top import draw_top
 from semipd_kubectl.errors import ApiError
 from semipd_kubectl.observe.objects import Fleet, PodView, PodWindow, ServiceView, Windows
@@ -153,6 +154,15 @@ def test_every_line_of_the_table_fits_eighty_columns_and_says_what_is_missing() 
     assert "c: no data: no engine yet" in lines
     assert f"{name}: granted 100/100, asked for 65/100" in lines
     assert "x2x4z" in lines[3]
+
+
+def test_silence_is_explained_once_however_many_pods_keep_it() -> None:
+    hint = "SEMIPD_OPERATOR_API_SERVER_CIDRS"
+    silent, heard = top(a=SILENT, b=SILENT), top(a=answered(engine_report(now_s=NOW_S)), b=answered())
+    assert sum(hint in line.plain for line in draw_top(silent)) == 1
+    assert sum(hint in line for line in live_sentences(silent.services[0])) == 1
+    assert not any(hint in line.plain for line in draw_top(heard))
+    assert not any(hint in line for line in live_sentences(heard.services[0]))
 
 
 def test_a_service_without_pods_says_so() -> None:

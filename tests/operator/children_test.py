@@ -24,14 +24,21 @@ CPU = service_class(default=True, device="CPU")
 CUDA = service_class(default=True, device="CUDA")
 
 
-def children(cls: Any = CPU, kinds: tuple[str, ...] = (), **spec: Any) -> dict[str, dict[str, Any]]:
+def children(
+    cls: Any = CPU, kinds: tuple[str, ...] = (), api_server_cidrs: tuple[str, ...] = (), **spec: Any
+) -> dict[str, dict[str, Any]]:
     found = service(**spec)
     effective = admit(observed(service=found), [cls], INSTALLATION, 0).effective
     assert effective is not None
     route = decide_route(found.spec.routing, ProxiesView(), has_image=False)
     target = decide_target(NO_ROLLOUT, wanted_template(effective), effective, observed(service=found))
     built = build_children(
-        effective, operator_namespace="semipd-system", kinds=kinds, route=route, target=target
+        effective,
+        operator_namespace="semipd-system",
+        kinds=kinds,
+        route=route,
+        target=target,
+        api_server_cidrs=api_server_cidrs,
     )
     return {manifest["kind"]: manifest for manifest in built}
 
@@ -274,3 +281,14 @@ def test_the_agents_port_is_for_the_operator_and_for_scrapes() -> None:
     assert agent["from"][0]["namespaceSelector"]["matchLabels"] == {
         "kubernetes.io/metadata.name": "semipd-system"
     }
+
+
+def test_the_agents_port_is_for_the_api_servers_that_the_operator_is_told_of() -> None:
+    before = children()["NetworkPolicy"]["spec"]["ingress"]
+    http, agent = children(api_server_cidrs=("10.0.0.0/28", "fd00::/64"))["NetworkPolicy"]["spec"]["ingress"]
+    assert http == before[0]
+    assert agent["from"] == [
+        *before[1]["from"],
+        {"ipBlock": {"cidr": "10.0.0.0/28"}},
+        {"ipBlock": {"cidr": "fd00::/64"}},
+    ]

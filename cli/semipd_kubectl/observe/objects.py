@@ -23,6 +23,7 @@ ENGINES = "app.kubernetes.io/component=engine"
 PAUSE_ANNOTATION = f"{GROUP}/paused"
 PIN_ANNOTATION = f"{GROUP}/pinned-split"
 AGENT_PORT_NAME, AGENT_PORT = "agent", 8001
+NO_ANSWER = "no answer in time"
 
 Object = Mapping[str, Any]
 

@@ -16,7 +16,7 @@ from semipd_kubectl.api.connection import POOL_SIZE, Connection
 from semipd_kubectl.api.failures import FORBIDDEN, failure_of
 from semipd_kubectl.api.paths import PODS
 from semipd_kubectl.errors import ApiError
-from semipd_kubectl.observe.objects import PodView, PodWindow, Windows
+from semipd_kubectl.observe.objects import NO_ANSWER, PodView, PodWindow, Windows
 from semipd_kubectl.observe.threads import request_threads
 
 DEADLINE_S = 3.0
@@ -55,7 +55,7 @@ def _fetch(
     try:
         answer = api.fetch(path, deadline_s)
     except ApiError as error:
-        return PodWindow(problem="no answer in time" if "in time" in str(error) else str(error))
+        return PodWindow(problem=NO_ANSWER if "in time" in str(error) else str(error))
     if answer.code == FORBIDDEN:
         return PodWindow(problem=f"forbidden: {failure_of(answer.code, answer.body, path)}")
     if answer.code != 200:
