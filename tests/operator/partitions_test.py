@@ -266,7 +266,7 @@ def plan_of(found: Observed) -> tuple[int, int, bool]:
     [
         pytest.param(observed(), (7, 1, False), id="as usual"),
         pytest.param(observed(service=service()), (7, 1, True), id="replicas are not set"),
-        pytest.param(observed(service=service(placement="EveryNode")), (7, 1, False), id="the nodes decide"),
+        pytest.param(observed(service=service(placement="EveryNode")), (6, 1, False), id="the nodes decide"),
         pytest.param(
             observed(service=service(replicas=1, annotations={"semipd.io/paused": "true"})),
             (0, 0, False),
