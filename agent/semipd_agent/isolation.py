@@ -51,8 +51,13 @@ def refuse_mps(verdict: Verdict) -> Refusal | None:
     return Refusal(reason="MpsNotReady" if fault is None else fault.reason, message=message)
 
 
-def refuse_green_contexts(cuda: tuple[int, int] | None, settings: PartitionSettings) -> Refusal | None:
-    """`cuda`: the newest that the driver serves, None where it does not tell."""
+def refuse_green_contexts(
+    cuda: tuple[int, int] | None, settings: PartitionSettings, num_ranks: int
+) -> Refusal | None:
+    """`cuda`: the newest that the driver serves, None where it does not tell. `num_ranks`: GPUs of an engine."""
+    if num_ranks > 1:
+        message = f"gpusPerEngine: got {num_ranks}, allowed: 1 with green contexts in this version"
+        return Refusal(reason="SeveralGpus", message=message)
     if cuda is None or cuda < GREEN_CONTEXTS:
         found = "unknown" if cuda is None else f"{cuda[0]}.{cuda[1]}"
         least = f"{GREEN_CONTEXTS[0]}.{GREEN_CONTEXTS[1]}"

@@ -18,7 +18,7 @@ from semipd_agent.mps.controller import MpsController
 from semipd_agent.mps.preflight import GpuSharing, Refusal
 from semipd_agent.run_directory import RunDirectory
 from semipd_agent.strays import end_strays
-from semipd_core.agent_config import AS_ASKED, PROBE_PASSED, AgentConfig, IsolationStatus, PartitionSettings
+from semipd_core.agent_config import AS_ASKED, PROBE_PASSED, AgentConfig, IsolationStatus
 from semipd_core.partition import Isolation
 from semipd_shell import log
 
@@ -57,7 +57,7 @@ async def settle_isolation(
         if journal.state.isolation is not None:
             found = journal.state.isolation
         else:
-            found, mps = await _probe(settings, run_directory, journal, mps_control, sharing, look)
+            found, mps = await _probe(config, run_directory, journal, mps_control, sharing, look)
         say = _log.info if found.reason == PROBE_PASSED else _log.warning
         say("isolation", isolation=found.isolation, reason=found.reason, message=found.message)
     uses_mps = configure.uses_mps(configure.with_isolation(config, found.isolation))
@@ -67,13 +67,14 @@ async def settle_isolation(
 
 
 async def _probe(
-    settings: PartitionSettings,
+    config: AgentConfig,
     run_directory: RunDirectory,
     journal: Journal,
     mps_control: Sequence[str],
     sharing: Callable[[], list[GpuSharing]],
     look: Look,
 ) -> tuple[IsolationStatus, MpsController | None]:
+    settings = config.partition
     refusals: dict[Isolation, Refusal] = {}
     mps: MpsController | None = None
     if settings.isolation is Isolation.MPS:
@@ -82,7 +83,7 @@ async def _probe(
         if (no_mps := refuse_mps(await mps.settle(MPS_DEADLINE_S))) is not None:
             refusals[Isolation.MPS] = no_mps
     cuda = look.versions.cuda if look.versions is not None else None
-    if (no_green := refuse_green_contexts(cuda, settings)) is not None:
+    if (no_green := refuse_green_contexts(cuda, settings, config.num_ranks)) is not None:
         refusals[Isolation.GREEN_CONTEXT] = no_green
     found = choose(settings, refusals)
     if mps is not None and found.isolation is not Isolation.MPS:

@@ -11,7 +11,6 @@ from semipd_core.api.model_uri import parse_model_uri
 from semipd_core.api.quantity import parse_bytes
 from semipd_core.api.service import (
     HttpSpec,
-    IsolationChoice,
     ModelSpec,
     Placement,
     SemiPDService,
@@ -20,7 +19,7 @@ from semipd_core.api.service import (
 from semipd_core.engine_config import AttentionKernels
 from semipd_core.errors import InvalidSpec
 from semipd_core.partition import Isolation
-from semipd_core.service_settings import partition_settings, slo_targets
+from semipd_core.service_settings import partition_settings, ranks_defect, slo_targets
 
 _LOCAL_SCHEMES = ("builtin", "file", "hf")
 _MAX_ENGINES = 64
@@ -71,7 +70,7 @@ def build_agent_config(
         partition=partition_settings(spec.partition, isolations),
         kubernetes=kubernetes,
         attention_kernels=_attention_kernels(settings, device),
-        num_ranks=_num_ranks(spec, device),
+        num_ranks=_num_ranks(spec, device, isolations),
         standby=StandbySettings(lanes_max=sizes.standby_lanes, max_age_s=settings.standby_max_age_s),
     )
 
@@ -103,14 +102,12 @@ def _engines(spec: ServiceSpec) -> int:
     return replicas * spec.resources.engines_per_pod
 
 
-def _num_ranks(spec: ServiceSpec, device: Device) -> int:
+def _num_ranks(spec: ServiceSpec, device: Device, isolations: Sequence[Isolation]) -> int:
     """On GPUs each has one of its own; on a CPU they share its cores."""
-    ranks, isolation = spec.resources.gpus_per_engine, spec.partition.isolation
-    if device is not Device.CPU and ranks > 1 and isolation is IsolationChoice.GREEN_CONTEXT:
-        given = f"{isolation.value} with gpusPerEngine {ranks}"
-        allowed = "MPS, None or Unified: green contexts serve one GPU in this version"
-        raise InvalidSpec("spec.partition.isolation", given, allowed)
-    return ranks
+    defect = ranks_defect(spec, device, isolations)
+    if defect is not None:
+        raise defect
+    return spec.resources.gpus_per_engine
 
 
 def _model_uri(model: ModelSpec) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Collection, Sequence
 from msgspec import structs
 
 from semipd_core.agent_config import PartitionSettings
-from semipd_core.api.service import IsolationChoice, PartitionSpec
+from semipd_core.api.fields import Device
+from semipd_core.api.service import IsolationChoice, PartitionSpec, ServiceSpec
 from semipd_core.api.slo import SloSpec
 from semipd_core.cluster.state import bounds_of
 from semipd_core.errors import InvalidSpec
@@ -34,6 +35,18 @@ def isolation_choices(
     if partition.isolation is not IsolationChoice.AUTO:
         return (Isolation(partition.isolation.value),)
     return tuple(each for each in AUTO_ORDER if each in allowed) or tuple(allowed[:1])
+
+
+def ranks_defect(
+    spec: ServiceSpec, device: Device, allowed: Sequence[Isolation] = tuple(Isolation)
+) -> InvalidSpec | None:
+    """Of several GPUs per engine where nothing but green contexts may run. `device`: in force; `allowed`: as above."""
+    ranks, choices = spec.resources.gpus_per_engine, isolation_choices(spec.partition, allowed)
+    if device is Device.CPU or ranks == 1 or choices != (Isolation.GREEN_CONTEXT,):
+        return None
+    given = f"{spec.partition.isolation.value} with gpusPerEngine {ranks}"
+    permitted = "MPS, None or Unified: green contexts serve one GPU in this version"
+    return InvalidSpec("spec.partition.isolation", given, permitted)
 
 
 def partition_settings(

@@ -104,6 +104,7 @@ class Operator:
                 engine_image=self.settings.engine_image,
                 proxy_image=self.settings.proxy_image,
                 optional_kinds=self.optional_kinds.found,
+                api_server_cidrs=self.settings.api_server_cidrs,
             )
             recorder = Recorder(self.client, self.settings.identity, lambda: datetime.now(UTC))
             self._reconciler = Reconciler(

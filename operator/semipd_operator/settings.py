@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from ipaddress import ip_network
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_core import PydanticCustomError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from semipd_core.errors import InvalidSpec
 from semipd_operator.plan.naming import AGENT_PORT
 
 _PREFIX = "SEMIPD_OPERATOR_"
 _DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+
+
+def _cidrs(given: str | tuple[str, ...]) -> tuple[str, ...]:
+    """As Kubernetes takes them: an address alone is a network of one."""
+    if not isinstance(given, str):
+        return given  # the default
+    try:
+        return tuple(str(ip_network(each.strip())) for each in given.split(",") if each.strip())
+    except ValueError as error:
+        allowed = "CIDRs with commas between them, as 10.0.0.0/28,fd00::/64 ({why})"
+        raise PydanticCustomError("cidrs", allowed, {"why": str(error)}) from None
 
 
 class OperatorSettings(BaseSettings):
@@ -32,6 +47,8 @@ class OperatorSettings(BaseSettings):
     workers: int = Field(8, ge=1, le=64)
     agent_port: int = Field(AGENT_PORT, ge=1, le=65_535)
     health_port: int = Field(8080, ge=1, le=65_535)
+    # From where API servers reach pods, for the pod proxy of `kubectl semipd top`.
+    api_server_cidrs: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_cidrs)] = ()
 
 
 def read_settings() -> OperatorSettings:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from agent_process import agent_config
+from msgspec.structs import replace
 
 from semipd_agent.configure import runnable_wish, with_isolation
+from semipd_agent.device.reading import DriverVersions, Look
 from semipd_agent.isolation import choose, refuse_green_contexts, refuse_mps
+from semipd_agent.isolation_probe import settle_isolation
 from semipd_agent.journal import entries as entry
+from semipd_agent.journal.file import Journal
 from semipd_agent.journal.recovery import recover, snapshot
 from semipd_agent.mps.plan import Verdict
 from semipd_agent.mps.preflight import Refusal
 from semipd_agent.mps.view import MpsState
+from semipd_agent.run_directory import RunDirectory
 from semipd_core.agent_config import BandWire, PartitionSettings, PartitionWire, WishWire
 from semipd_core.partition import Isolation
 
@@ -38,9 +45,9 @@ def settings(choices: tuple[Isolation, ...] = AUTO, **bounds: int) -> PartitionS
 
 
 def chosen(
-    asked: PartitionSettings, mps: Verdict, cuda: tuple[int, int] | None
+    asked: PartitionSettings, mps: Verdict, cuda: tuple[int, int] | None, num_ranks: int = 1
 ) -> tuple[Isolation, str, str]:
-    found = {MPS: refuse_mps(mps), GREEN: refuse_green_contexts(cuda, asked)}
+    found = {MPS: refuse_mps(mps), GREEN: refuse_green_contexts(cuda, asked, num_ranks)}
     status = choose(asked, {name: refusal for name, refusal in found.items() if refusal is not None})
     return status.isolation, status.reason, status.message
 
@@ -102,6 +109,30 @@ def test_green_contexts_need_bounds_that_hold_one_of_their_splits() -> None:
     found, reason, message = chosen(asked, refused("NoBinary"), NEW_CUDA)
     assert (found, reason) == (NONE, "NoMpsBinary")
     assert "no MPS: MPS Refused: NoBinary: why; no GreenContext: spec.partition.bounds: got" in message
+
+
+def test_green_contexts_are_not_taken_for_an_engine_on_several_gpus() -> None:
+    found, reason, message = chosen(settings(), refused("NoBinary"), NEW_CUDA, num_ranks=2)
+    assert (found, reason) == (NONE, "NoMpsBinary")
+    assert message.endswith(
+        "; no GreenContext: gpusPerEngine: got 2, allowed: 1 with green contexts in this version"
+    )
+
+
+@pytest.mark.parametrize(("num_ranks", "isolation"), [(1, GREEN), (2, NONE)])
+async def test_the_probe_asks_for_as_many_gpus_as_an_engine_has(
+    tmp_path: Path, num_ranks: int, isolation: Isolation
+) -> None:
+    config = replace(agent_config(isolation=GREEN, fallbacks=(NONE,), device="CUDA"), num_ranks=num_ranks)
+    settled = await settle_isolation(
+        config,
+        RunDirectory(tmp_path),
+        Journal(tmp_path / "journal.jsonl"),
+        ("no-mps",),
+        sharing=list,
+        look=Look(versions=DriverVersions(driver=None, cuda=NEW_CUDA)),
+    )
+    assert settled.isolation.isolation is isolation
 
 
 # --- what follows from it -------------------------------------------------------------------------------------------

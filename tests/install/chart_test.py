@@ -127,6 +127,7 @@ def test_every_value_reaches_its_object() -> None:
         "replicas": 1,
         "roundSeconds": 7.5,
         "resyncSeconds": 60,
+        "apiServerCidrs": ["10.0.0.0/28", "fd00::/64"],
         "extraEnv": [{"name": "SEMIPD_OPERATOR_WORKERS", "value": "4"}],
         "resources": {"limits": {"memory": "1Gi"}, "requests": None},
         "nodeSelector": {"pool": "system"},
@@ -152,6 +153,7 @@ def test_every_value_reaches_its_object() -> None:
     assert environment["SEMIPD_OPERATOR_ENGINE_IMAGE"] == "registry.example/engine:v8"
     assert environment["SEMIPD_OPERATOR_ROUND_SECONDS"] == "7.5"
     assert environment["SEMIPD_OPERATOR_RESYNC_SECONDS"] == "60"
+    assert environment["SEMIPD_OPERATOR_API_SERVER_CIDRS"] == "10.0.0.0/28,fd00::/64"
     assert environment["SEMIPD_OPERATOR_WORKERS"] == "4"
     assert container["resources"] == {"limits": {"memory": "1Gi"}}
     for name in ("imagePullSecrets", "nodeSelector", "tolerations", "priorityClassName"):
@@ -193,6 +195,12 @@ def test_every_value_reaches_its_object() -> None:
             "yes",
             "'/monitoring/enabled': got string, want boolean",
             id="a word for yes",
+        ),
+        pytest.param(
+            "apiServerCidrs",
+            ["cluster.example"],
+            "'/apiServerCidrs/0': 'cluster.example' does not match pattern",
+            id="a name for an address",
         ),
         pytest.param("cluster.crds", 1, "'/cluster/crds': got number, want boolean", id="a number for yes"),
         pytest.param(

@@ -42,6 +42,29 @@ def test_pods_and_partitions_belong_by_namespace_and_label() -> None:
     assert [each.name for each in fleet.services[0].pods] == ["a"]
 
 
+def test_a_pod_is_looked_at_as_often_in_a_fleet_of_many_services_as_in_one_of_few() -> None:
+    """A thousand services with ten pods each were ten million looks."""
+
+    class Counted(dict[str, Any]):
+        looks = 0
+
+        def __getitem__(self, key: str) -> Any:
+            Counted.looks += key == "metadata"
+            return super().__getitem__(key)
+
+    def looks(count: int) -> float:
+        labels = [{"semipd.io/service": f"chat-{number}"} for number in range(count)]
+        pods = [
+            Counted(metadata={"name": f"{each}", "namespace": "team-a", "labels": each}) for each in labels
+        ]
+        before = Counted.looks
+        fleet = build_fleet([raw_service(f"chat-{number}") for number in range(count)], pods, [], [])
+        assert all(len(each.pods) == 1 for each in fleet.services)
+        return (Counted.looks - before) / count
+
+    assert looks(20) == looks(2)
+
+
 def test_the_agents_port_is_the_one_that_the_pod_names() -> None:
     ports = [{"name": "http", "containerPort": 8000}, {"name": "agent", "containerPort": 9001}]
     found = {"metadata": {"name": "a"}, "spec": {"containers": [{"name": "engine", "ports": ports}]}}

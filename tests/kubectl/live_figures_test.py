@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -10,8 +12,10 @@ from msgspec.structs import replace as changed
 from played_cluster import engine_report
 
 from semipd_core.telemetry import EngineReport
-from semipd_kubectl.api.connection import Answer
+from semipd_kubectl.api.connection import POOL_SIZE, Answer
+from semipd_kubectl.draw.explain import live_sentences
 from semipd_kubectl.draw.top import draw_top
+from semipd_kubectl.errors import ApiError
 from semipd_kubectl.observe.objects import Fleet, PodView, PodWindow, ServiceView, Windows
 from semipd_kubectl.observe.windows import fetch_windows
 from semipd_kubectl.reports.live import TopReport, build_top
@@ -117,6 +121,18 @@ def test_one_clock_that_is_ahead_is_not_the_tables() -> None:
     assert found.pods["team-a", "a"].date_s == NOW_S + 15
 
 
+def test_agents_that_hang_are_waited_for_as_long_as_all_may_take_and_the_rest_is_not_asked() -> None:
+    class Hangs:
+        def fetch(self, path: str, timeout_s: float) -> Answer:
+            time.sleep(timeout_s)
+            raise ApiError(f"cannot reach {path}: no answer in time")
+
+    pods = [("team-a", PodView(name=f"pod-{number}", address="10.0.0.1")) for number in range(200)]
+    found = fetch_windows(Hangs(), pods, deadline_s=0.6, overall_s=1.0)  # type: ignore[arg-type]
+    problems = Counter(window.problem for window in found.pods.values())
+    assert problems == {"no answer in time": POOL_SIZE, "not asked in time": 200 - POOL_SIZE}
+
+
 def test_shares_are_those_that_most_engines_have() -> None:
     found = top(
         a=answered(engine_report(now_s=NOW_S, split=(65, 100), granted=(80, 100))),
@@ -138,6 +154,15 @@ def test_every_line_of_the_table_fits_eighty_columns_and_says_what_is_missing() 
     assert "c: no data: no engine yet" in lines
     assert f"{name}: granted 100/100, asked for 65/100" in lines
     assert "x2x4z" in lines[3]
+
+
+def test_silence_is_explained_once_however_many_pods_keep_it() -> None:
+    hint = "SEMIPD_OPERATOR_API_SERVER_CIDRS"
+    silent, heard = top(a=SILENT, b=SILENT), top(a=answered(engine_report(now_s=NOW_S)), b=answered())
+    assert sum(hint in line.plain for line in draw_top(silent)) == 1
+    assert sum(hint in line for line in live_sentences(silent.services[0])) == 1
+    assert not any(hint in line.plain for line in draw_top(heard))
+    assert not any(hint in line for line in live_sentences(heard.services[0]))
 
 
 def test_a_service_without_pods_says_so() -> None:

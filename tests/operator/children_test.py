@@ -26,7 +26,11 @@ CUDA = service_class(default=True, device="CUDA")
 
 
 def children(
-    cls: Any = CPU, kinds: tuple[str, ...] = (), deployed: int | None = 1, **spec: Any
+    cls: Any = CPU,
+    kinds: tuple[str, ...] = (),
+    deployed: int | None = 1,
+    api_server_cidrs: tuple[str, ...] = (),
+    **spec: Any,
 ) -> dict[str, dict[str, Any]]:
     """`deployed`: pods; None: there is no workload yet."""
     found = service(**spec)
@@ -37,7 +41,12 @@ def children(
     seen = observed(service=found, workload=there)
     target = decide_target(NO_ROLLOUT, wanted_template(effective), effective, seen)
     built = build_children(
-        effective, operator_namespace="semipd-system", kinds=kinds, route=route, target=target
+        effective,
+        operator_namespace="semipd-system",
+        kinds=kinds,
+        route=route,
+        target=target,
+        api_server_cidrs=api_server_cidrs,
     )
     return {manifest["kind"]: manifest for manifest in built}
 
@@ -58,11 +67,16 @@ def environment(cls: Any = CPU, **spec: Any) -> dict[str, Any]:
     return {each["name"]: each.get("value", each.get("valueFrom")) for each in container(cls, **spec)["env"]}
 
 
-@pytest.mark.parametrize(("placement", "workload"), [("Replicas", "Deployment"), ("EveryNode", "DaemonSet")])
-def test_the_kinds_of_a_placement(placement: str, workload: str) -> None:
-    assert children(placement=placement).keys() == {
-        "ServiceAccount", "Role", "RoleBinding", "Service", "NetworkPolicy", "PodDisruptionBudget", workload,
-    }  # fmt: skip
+@pytest.mark.parametrize(
+    ("placement", "own"),
+    [
+        pytest.param("Replicas", {"Deployment", "PodDisruptionBudget"}, id="as many as are asked for"),
+        pytest.param("EveryNode", {"DaemonSet"}, id="a budget of a DaemonSet would refuse every eviction"),
+    ],
+)
+def test_the_kinds_of_a_placement(placement: str, own: set[str]) -> None:
+    shared = {"ServiceAccount", "Role", "RoleBinding", "Service", "NetworkPolicy"}
+    assert children(placement=placement).keys() == shared | own
 
 
 @pytest.mark.parametrize(
@@ -277,3 +291,14 @@ def test_the_agents_port_is_for_the_operator_and_for_scrapes() -> None:
     assert agent["from"][0]["namespaceSelector"]["matchLabels"] == {
         "kubernetes.io/metadata.name": "semipd-system"
     }
+
+
+def test_the_agents_port_is_for_the_api_servers_that_the_operator_is_told_of() -> None:
+    before = children()["NetworkPolicy"]["spec"]["ingress"]
+    http, agent = children(api_server_cidrs=("10.0.0.0/28", "fd00::/64"))["NetworkPolicy"]["spec"]["ingress"]
+    assert http == before[0]
+    assert agent["from"] == [
+        *before[1]["from"],
+        {"ipBlock": {"cidr": "10.0.0.0/28"}},
+        {"ipBlock": {"cidr": "fd00::/64"}},
+    ]

@@ -60,6 +60,22 @@ def test_the_class_that_holds(spec: dict[str, Any], classes: list[Any], name: st
             id="an isolation that it does not allow",
         ),
         pytest.param(
+            {"partition": {"isolation": "GreenContext"}, "resources": {"gpusPerEngine": 2}},
+            {"device": "CUDA"},
+            0,
+            "spec.partition.isolation: got 'GreenContext with gpusPerEngine 2', "
+            "allowed: MPS, None or Unified: green contexts serve one GPU in this version",
+            id="green contexts on several GPUs",
+        ),
+        pytest.param(
+            {"resources": {"gpusPerEngine": 2}},
+            {"allowedIsolations": ["GreenContext"]},
+            0,
+            "spec.partition.isolation: got 'Auto with gpusPerEngine 2', "
+            "allowed: MPS, None or Unified: green contexts serve one GPU in this version",
+            id="several GPUs under a class that leaves Auto green contexts alone",
+        ),
+        pytest.param(
             {"partition": {"bounds": {"prefillMinPercent": 80, "prefillMaxPercent": 100}}},
             {"bounds": {"prefillMinPercent": 20, "prefillMaxPercent": 60}},
             0,
@@ -103,6 +119,22 @@ def test_a_budget_that_shrinks_stops_nothing_that_runs() -> None:
     assert admit(more, [cls], INSTALLATION, 0).defect is not None
     on_every_node = observed(service=service(placement="EveryNode"), workload=workload(4))
     assert admit(on_every_node, [cls], INSTALLATION, 0).defect is None
+
+
+@pytest.mark.parametrize(
+    ("cls", "spec"),
+    [
+        pytest.param({"device": "CPU"}, {"isolation": "GreenContext"}, id="ranks on a CPU share its cores"),
+        pytest.param({"device": "CUDA"}, {"isolation": "MPS"}, id="another isolation"),
+        pytest.param({"device": "CUDA"}, {}, id="Auto, which has others to choose from"),
+    ],
+)
+def test_several_gpus_per_engine_are_refused_for_green_contexts_alone(
+    cls: dict[str, Any], spec: dict[str, Any]
+) -> None:
+    chat = service(partition=spec, resources={"gpusPerEngine": 2})
+    seen = observed(service=chat, workload=None)
+    assert admit(seen, [service_class(default=True, **cls)], INSTALLATION, 0).defect is None
 
 
 def test_cpu_pods_cost_no_gpus() -> None:

@@ -26,6 +26,8 @@ pytestmark = [
     pytest.mark.timeout(300),
     pytest.mark.skipif(not API_SERVER_IS_BUILT, reason="the API server is not built: make cluster-build"),
 ]
+API_SERVER_CIDRS = ("10.0.0.0/28", "fd00::/64")
+SETTINGS = {"namespace": OPERATOR_NAMESPACE, "api_server_cidrs": ",".join(API_SERVER_CIDRS)}
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +41,7 @@ def operator(
     account: Path, agents: Agents, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[OperatorProcess]:
     directory = tmp_path_factory.mktemp("operator")
-    with OperatorProcess(
-        account, directory, agents.port, free_port(), namespace=OPERATOR_NAMESPACE
-    ) as running:
+    with OperatorProcess(account, directory, agents.port, free_port(), **SETTINGS) as running:
         yield running
 
 
@@ -106,6 +106,16 @@ async def test_a_seed_that_comes_late_does_not_undo_a_scale(kubeconfig: Path, cl
     await Applier(client, lambda: True).seed_replicas("late", NAMESPACE, version, 1)
     await client.aclose()
     assert cluster.get("SemiPDService", "late")["spec"]["replicas"] == 3
+
+
+def test_the_agents_port_is_for_the_api_servers_of_the_operators_setting(
+    cluster: Cluster, operator: OperatorProcess
+) -> None:
+    cluster.apply(service_manifest("walled", replicas=1))
+    policy = cluster.wait(lambda: cluster.get("NetworkPolicy", "walled"), "the NetworkPolicy is there")
+    _, agent = policy["spec"]["ingress"]
+    blocks = [peer["ipBlock"] for peer in agent["from"] if "ipBlock" in peer]
+    assert [block["cidr"] for block in blocks] == list(API_SERVER_CIDRS)
 
 
 @pytest.mark.parametrize("kind", ["Service", "Role", "Deployment", "PodDisruptionBudget"])
@@ -246,9 +256,7 @@ def test_an_operator_that_is_killed_and_comes_back_writes_nothing(
     before = cluster.wait(versions_after_a_while, "nobody writes any more")
     os.kill(operator.process.pid, signal.SIGKILL)
     operator.process.wait(10)
-    with OperatorProcess(
-        account, tmp_path, agents.port, free_port(), "second", namespace=OPERATOR_NAMESPACE
-    ) as second:
+    with OperatorProcess(account, tmp_path, agents.port, free_port(), "second", **SETTINGS) as second:
         cluster.wait(lambda: "leads" in second.log(), "the second leads", timeout_s=40)
         services = second.metric("semipd_operator_services")
         cluster.wait(

@@ -269,7 +269,7 @@ def plan_of(found: Observed) -> tuple[int, int, int | None]:
         pytest.param(
             observed(service=service(), workload=workload(8)), (7, 1, 8), id="replicas are not set any more"
         ),
-        pytest.param(observed(service=service(placement="EveryNode")), (7, 1, None), id="the nodes decide"),
+        pytest.param(observed(service=service(placement="EveryNode")), (6, 1, None), id="the nodes decide"),
         pytest.param(
             observed(service=service(replicas=1, annotations={"semipd.io/paused": "true"})),
             (0, 0, None),

@@ -17,6 +17,7 @@ from typing import Any, Self
 import kubernetes.client
 import kubernetes.config
 import urllib3
+import yaml
 from kubernetes.config.config_exception import ConfigException
 
 from semipd_kubectl.api.failures import failure_of
@@ -87,8 +88,9 @@ class Connection:
         return self._object("PATCH", path, {"fieldManager": "kubectl-semipd"}, body)
 
     def fetch(self, path: str, timeout_s: float | None = None) -> Answer:
-        """The answer as it is, whatever its code."""
-        response = self._send("GET", path, None, None, timeout_s or self.timeout_s)
+        """The answer as it is, whatever its code. `timeout_s`: with what is asked again."""
+        until_s = None if timeout_s is None else time.monotonic() + timeout_s
+        response = self._send("GET", path, None, None, timeout_s or self.timeout_s, until_s)
         with _released(response):
             return Answer(code=response.status, body=_read(response, path), date_s=_date_s(response))
 
@@ -116,8 +118,15 @@ class Connection:
         return found
 
     def _send(
-        self, method: str, path: str, query: Mapping[str, str] | None, body: Object | None, timeout: Any
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: Object | None,
+        timeout: Any,
+        until_s: float | None = None,
     ) -> Any:
+        """`timeout`: of each attempt. `until_s`, by the monotonic clock: of all of them, in its place."""
         headers = {"Accept": f"{_JSON}, */*"}
         if body is not None:
             headers["Content-Type"] = MERGE_PATCH if method == "PATCH" else _JSON
@@ -131,14 +140,20 @@ class Connection:
         )
         try:
             for _ in range(RETRIES):
-                response = self._client.call_api(*asked, _request_timeout=timeout).response
+                left = timeout if until_s is None else max(0.001, until_s - time.monotonic())
+                response = self._client.call_api(*asked, _request_timeout=left).response
                 if response.status != TOO_MANY or "Retry-After" not in response.headers:
                     return response
+                pause_s = min(_seconds(response.headers["Retry-After"]), MAX_RETRY_S)
+                if until_s is not None and time.monotonic() + pause_s >= until_s:
+                    return response
                 response.drain_conn()
-                time.sleep(min(_seconds(response.headers["Retry-After"]), MAX_RETRY_S))
-            return self._client.call_api(*asked, _request_timeout=timeout).response
+                time.sleep(pause_s)
+            return self._client.call_api(*asked, _request_timeout=left).response
         except urllib3.exceptions.HTTPError as error:
             raise ApiError(f"cannot reach the API server at {self.server}: {_reason(error)}") from None
+        except kubernetes.client.ApiException as error:  # what the client makes of TLS that fails
+            raise ApiError(f"cannot reach the API server at {self.server}: {_tls_reason(error)}") from None
 
 
 def connect(
@@ -152,6 +167,10 @@ def connect(
         else:
             kubernetes.config.load_kube_config(kubeconfig, context, configuration)
             namespace = namespace or _namespace_of(kubeconfig, context)
+    except yaml.YAMLError as error:
+        raise ApiError(
+            f"no way to a cluster: the kubeconfig is no YAML: {' '.join(str(error).split())}"
+        ) from None
     except (ConfigException, OSError, TypeError, ValueError) as error:
         raise ApiError(f"no way to a cluster: {' '.join(str(error).split())}") from None
     configuration.retries = False
@@ -202,3 +221,11 @@ def _reason(error: Exception) -> str:
     if isinstance(error, urllib3.exceptions.TimeoutError):
         return "no answer in time"
     return text.rsplit(">: ", 1)[-1]
+
+
+def _tls_reason(error: kubernetes.client.ApiException) -> str:
+    """The client puts the name of urllib3's error on a line before its words."""
+    text = " ".join(str(error.reason).partition("\n")[2].split())
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return f"{text}: is the certificate-authority of the kubeconfig that of this cluster?"
+    return text

@@ -9,7 +9,7 @@ from rich.text import Text
 from semipd_kubectl.draw.lines import BAD, BOLD, DIM, WARN, Indented, toned
 from semipd_kubectl.draw.trial import rollout_sentences, trial_sentences
 from semipd_kubectl.reports.explain import ExplainReport
-from semipd_kubectl.reports.live import ServiceLive
+from semipd_kubectl.reports.live import ServiceLive, silence_of
 from semipd_kubectl.reports.status import PodReport, SloReport
 from semipd_kubectl.reports.values import DecisionReport, age
 
@@ -100,6 +100,9 @@ def live_sentences(live: ServiceLive) -> Iterator[str]:
     for pod in live.pods:
         if pod.problem:
             yield f"{pod.name}: no data: {pod.problem}."
+    silence = silence_of(live.pods)
+    if silence is not None:
+        yield f"{silence}."
 
 
 def _hold_sentences(report: ExplainReport) -> Iterator[str | Text]:

@@ -19,7 +19,7 @@ from semipd_kubectl.draw.lines import (
     shortened,
     toned,
 )
-from semipd_kubectl.reports.live import Figures, PodLive, ServiceLive, TopReport
+from semipd_kubectl.reports.live import Figures, PodLive, ServiceLive, TopReport, silence_of
 from semipd_kubectl.reports.values import Split
 
 HEADER = ("SERVICE / POD", "SLO", "TTFT ms", "TPOT ms", "QUEUE", "RUN", "KV", "SHARES")
@@ -50,6 +50,9 @@ def draw_top(report: TopReport) -> Iterator[Text]:
     else:
         yield from columns(rows, NUMBERS)
     yield from notes
+    silence = silence_of(pod for service in report.services for pod in service.pods)
+    if silence is not None:
+        yield toned(silence, DIM)
     yield from (toned(problem, BAD) for problem in report.unreadable)
 
 

@@ -5,6 +5,7 @@ Labels and ports are the operator's contract; tests hold them to its own constan
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,7 @@ ENGINES = "app.kubernetes.io/component=engine"
 PAUSE_ANNOTATION = f"{GROUP}/paused"
 PIN_ANNOTATION = f"{GROUP}/pinned-split"
 AGENT_PORT_NAME, AGENT_PORT = "agent", 8001
+NO_ANSWER = "no answer in time"
 
 Object = Mapping[str, Any]
 
@@ -168,19 +170,19 @@ def build_fleet(
     """What belongs together, by namespace and label. `classes` None: not known."""
     views, unreadable = [], []
     readable_classes = [cls for cls in (_class_or_none(found) for found in classes or ()) if cls is not None]
+    pods_of, partitions_of = _by_service(pods), _by_service(partitions)
     for found in sorted(services, key=_key):
-        namespace, name = _key(found)
-        own = [[each for each in those if _belongs(each, namespace, name)] for those in (pods, partitions)]
+        key = _key(found)
         try:
             service = read_service(found)
-            decoded = {each["metadata"]["name"]: read_partition(each) for each in own[1]}
+            decoded = {each["metadata"]["name"]: read_partition(each) for each in partitions_of.get(key, ())}
         except InvalidSpec as error:
-            unreadable.append(f"{namespace}/{name} cannot be read: {error}")
+            unreadable.append(f"{'/'.join(key)} cannot be read: {error}")
             continue
         views.append(
             ServiceView(
                 service=service,
-                pods=tuple(sorted((read_pod(pod) for pod in own[0]), key=lambda pod: pod.name)),
+                pods=tuple(sorted(map(read_pod, pods_of.get(key, ())), key=lambda pod: pod.name)),
                 partitions=decoded,
                 cls=class_of(service, readable_classes),
                 is_class_known=classes is not None,
@@ -209,8 +211,12 @@ def _key(found: Object) -> tuple[str, str]:
     return found["metadata"].get("namespace", "default"), found["metadata"]["name"]
 
 
-def _belongs(found: Object, namespace: str, service: str) -> bool:
-    return found["metadata"].get("namespace") == namespace and service_of(found) == service
+def _by_service(those: Sequence[Object]) -> dict[tuple[str | None, str | None], list[Object]]:
+    """By namespace and label, in one pass: a fleet has a thousand services and ten thousand pods."""
+    found: dict[tuple[str | None, str | None], list[Object]] = defaultdict(list)
+    for each in those:
+        found[each["metadata"].get("namespace"), service_of(each)].append(each)
+    return found
 
 
 def _trimmed(found: Object) -> Object:

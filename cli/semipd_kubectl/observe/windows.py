@@ -1,6 +1,6 @@
-"""Live windows of all agents through the API server's pod proxy, at once and each within its deadline.
+"""Live windows of all agents through the API server's pod proxy: POOL_SIZE at once, each within its deadline, all within one.
 
-A pod that is late, refuses or answers nonsense is *no data* with a reason; it delays nobody.
+A pod that is late, refuses or answers nonsense is *no data* with a reason, and so is one whose turn has not come by then.
 """
 
 from __future__ import annotations
@@ -16,20 +16,25 @@ from semipd_kubectl.api.connection import POOL_SIZE, Connection
 from semipd_kubectl.api.failures import FORBIDDEN, failure_of
 from semipd_kubectl.api.paths import PODS
 from semipd_kubectl.errors import ApiError
-from semipd_kubectl.observe.objects import PodView, PodWindow, Windows
+from semipd_kubectl.observe.objects import NO_ANSWER, PodView, PodWindow, Windows
 from semipd_kubectl.observe.threads import request_threads
 
 DEADLINE_S = 3.0
+OVERALL_S = 10.0  # thousands of pods that answer need a fraction of it
 _decoder = msgspec.json.Decoder(list[EngineReport])
 
 
 def fetch_windows(
-    api: Connection, pods: Iterable[tuple[str, PodView]], deadline_s: float = DEADLINE_S
+    api: Connection,
+    pods: Iterable[tuple[str, PodView]],
+    deadline_s: float = DEADLINE_S,
+    overall_s: float = OVERALL_S,
 ) -> Windows:
-    """`pods` with their namespaces."""
+    """`pods` with their namespaces. `deadline_s`: of each; who could not have it whole within `overall_s` is not asked."""
     asked = [(namespace, pod) for namespace, pod in pods if not pod.is_leaving]
+    last_start_s = time.monotonic() + overall_s - deadline_s
     with request_threads(min(POOL_SIZE, max(1, len(asked)))) as threads:
-        found = list(threads.map(lambda each: _fetch(api, each[0], each[1], deadline_s), asked))
+        found = list(threads.map(lambda each: _fetch(api, each[0], each[1], deadline_s, last_start_s), asked))
     dates = [window.date_s for window in found if window.date_s is not None]
     return Windows(
         pods={(namespace, pod.name): window for (namespace, pod), window in zip(asked, found, strict=True)},
@@ -37,14 +42,18 @@ def fetch_windows(
     )
 
 
-def _fetch(api: Connection, namespace: str, pod: PodView, deadline_s: float) -> PodWindow:
+def _fetch(
+    api: Connection, namespace: str, pod: PodView, deadline_s: float, last_start_s: float
+) -> PodWindow:
     if pod.address is None:
         return PodWindow(problem=pod.problem or "it has no address yet")
+    if time.monotonic() > last_start_s:
+        return PodWindow(problem="not asked in time")
     path = PODS.path(namespace, f"{pod.name}:{pod.agent_port}", "proxy/v1/windows")
     try:
         answer = api.fetch(path, deadline_s)
     except ApiError as error:
-        return PodWindow(problem="no answer in time" if "in time" in str(error) else str(error))
+        return PodWindow(problem=NO_ANSWER if "in time" in str(error) else str(error))
     if answer.code == FORBIDDEN:
         return PodWindow(problem=f"forbidden: {failure_of(answer.code, answer.body, path)}")
     if answer.code != 200:

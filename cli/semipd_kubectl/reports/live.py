@@ -10,11 +10,15 @@ from semipd_core.node.observation import running_split
 from semipd_core.service_settings import slo_targets
 from semipd_core.slo.pooled import classify, pool_reports
 from semipd_core.telemetry import EngineReport, SloTargets, Wire
-from semipd_kubectl.observe.objects import Fleet, PodWindow, ServiceView, Windows
+from semipd_kubectl.observe.objects import AGENT_PORT, NO_ANSWER, Fleet, PodWindow, ServiceView, Windows
 from semipd_kubectl.reports.clocks import by_clock
 from semipd_kubectl.reports.values import Split, split_of, unix_s
 
 STALE_AFTER_S = 10.0  # an older window of a front end is no data
+SILENCE = (
+    f"{NO_ANSWER}: the agent hangs, or a NetworkPolicy keeps the API server from its port {AGENT_PORT}: "
+    "the operator's SEMIPD_OPERATOR_API_SERVER_CIDRS lets it in (docs/install.md)"
+)
 MISSING = PodWindow(problem="not asked: the pod is leaving")
 
 
@@ -90,6 +94,11 @@ def build_top(fleet: Fleet, windows: Windows, window_s: float) -> TopReport:
         services=[build_live(view, windows, window_s) for view in fleet.services],
         unreadable=list(fleet.unreadable),
     )
+
+
+def silence_of(pods: Iterable[PodLive]) -> str | None:
+    """What to look at where one does not answer in time; None where none is so."""
+    return SILENCE if any(pod.problem == NO_ANSWER for pod in pods) else None
 
 
 def build_live(view: ServiceView, windows: Windows, window_s: float) -> ServiceLive:

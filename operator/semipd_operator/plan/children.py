@@ -23,14 +23,17 @@ def build_children(
     route: Route,
     target: Target,
     proxy_image: str | None = None,
+    api_server_cidrs: Collection[str] = (),
 ) -> list[Manifest]:
     """In the order of need: an account before the pods that use it. `kinds` as in `optional_children`."""
     return [
         *build_access(effective),
         *build_proxy_children(effective, route, proxy_image),
         build_service(effective, route.backend),
-        build_network_policy(effective, operator_namespace, has_proxies=route.has_endpoints),
-        build_disruption_budget(effective),
+        build_network_policy(
+            effective, operator_namespace, api_server_cidrs, has_proxies=route.has_endpoints
+        ),
+        *build_disruption_budget(effective),
         build_workload(effective, target),
         *build_optional(effective, kinds, has_proxies=route.has_proxies),
     ]

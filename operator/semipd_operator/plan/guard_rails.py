@@ -8,6 +8,7 @@ from semipd_core.api.fields import Device, ShareBounds
 from semipd_core.api.service import IsolationChoice, Placement, SemiPDService, ServiceSpec
 from semipd_core.api.service_class import ClassSpec
 from semipd_core.errors import InvalidSpec
+from semipd_core.service_settings import ranks_defect
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +23,7 @@ class GpuUse:
 def class_defect(service: SemiPDService, cls: ClassSpec, use: GpuUse) -> InvalidSpec | None:
     return (
         _isolation_defect(service.spec, cls)
+        or ranks_defect(service.spec, device_of(service.spec, cls), cls.allowed_isolations)
         or _bounds_defect(service.spec, cls)
         or _placement_defect(service.spec, cls, use)
         or _budget_defect(cls, use)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from semipd_operator.plan.effective import Effective
 from semipd_operator.plan.naming import AGENT_PORT, ENGINE, HTTP_PORT, PROXY, selector
 from semipd_operator.plan.pod import Manifest
@@ -34,9 +36,15 @@ def build_service(effective: Effective, backend: str = ENGINE) -> Manifest:
 
 
 def build_network_policy(
-    effective: Effective, operator_namespace: str, *, has_proxies: bool = False
+    effective: Effective,
+    operator_namespace: str,
+    api_server_cidrs: Collection[str] = (),
+    *,
+    has_proxies: bool = False,
 ) -> Manifest:
     """Requests from anywhere; the agents' port, which tells loads and takes no orders, for operator, proxies and scrapes.
+
+    And for the API servers, whose hosts are no pods that a label could name: `kubectl semipd top` asks through their pod proxy.
 
     With proxies too requests may come from anywhere: while `routing` changes they do, and a proxy guards nothing.
 
@@ -47,6 +55,7 @@ def build_network_policy(
         "podSelector": {"matchLabels": OPERATOR_LABELS},
     }
     proxies = [{"podSelector": {"matchLabels": selector(effective.name, PROXY)}}] if has_proxies else []
+    api_servers = [{"ipBlock": {"cidr": cidr}} for cidr in api_server_cidrs]
     scrapers = {"namespaceSelector": {"matchLabels": {"semipd.io/scrapes-metrics": "true"}}}
     return {
         "apiVersion": "networking.k8s.io/v1",
@@ -57,7 +66,10 @@ def build_network_policy(
             "policyTypes": ["Ingress"],
             "ingress": [
                 {"ports": [{"port": HTTP_PORT, "protocol": "TCP"}]},
-                {"ports": [{"port": AGENT_PORT, "protocol": "TCP"}], "from": [operator, scrapers, *proxies]},
+                {
+                    "ports": [{"port": AGENT_PORT, "protocol": "TCP"}],
+                    "from": [operator, scrapers, *proxies, *api_servers],
+                },
             ],
         },
     }

@@ -41,6 +41,7 @@ class Installation:
     engine_image: str
     proxy_image: str | None = None  # None: no service is routed by proxies
     optional_kinds: Collection[str] = ()  # of semipd_operator.plan.optional_children
+    api_server_cidrs: Collection[str] = ()  # whose pod proxy may reach the agents
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +123,7 @@ def build_plan(
                 route=route,
                 target=decide_target(rollout, wanted_template(effective), effective, observed, kept),
                 proxy_image=installation.proxy_image,
+                api_server_cidrs=installation.api_server_cidrs,
             )
         )
     partitions: list[Manifest] = []

@@ -19,9 +19,14 @@ def build_workload(effective: Effective, target: Target) -> Manifest:
     return _deployment(effective, target)
 
 
-def build_disruption_budget(effective: Effective) -> Manifest:
-    """One pod at a time: a node drain waits until the pod that it took is replaced."""
-    return disruption_budget(effective, ENGINE, "")
+def build_disruption_budget(effective: Effective) -> list[Manifest]:
+    """One pod at a time: a node drain waits until the pod that it took is replaced.
+
+    None for a DaemonSet: it has no scale to count from, so that such a budget would refuse each eviction for ever.
+    """
+    if effective.spec.placement is Placement.EVERY_NODE:
+        return []
+    return [disruption_budget(effective, ENGINE, "")]
 
 
 def disruption_budget(effective: Effective, component: str, suffix: str) -> Manifest:
