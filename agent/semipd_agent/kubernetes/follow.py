@@ -44,7 +44,7 @@ async def follow_partition(agent: Agent, settings: KubernetesSettings) -> None:
             gpus=gpus,
         )
 
-    writer = StatusWriter(client, settings.namespace, settings.name, build, lambda: source.uid)
+    writer = StatusWriter(client, settings.namespace, settings.name, build, lambda: source.found)
     async with asyncio.TaskGroup() as tasks:
         for run in (partial(source.run, agent), writer.run):
             tasks.create_task(run())

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from semipd_agent.device.facts import Inventory
 from semipd_core.agent_config import AS_ASKED, AgentStatus, BandWire, EngineStatus, PartitionWire, WishWire
+from semipd_core.api import codec
 from semipd_core.api.conditions import Condition, ConditionStatus, ConditionType, set_condition
 from semipd_core.api.fields import PartitionSplit
 from semipd_core.api.partition import (
@@ -17,12 +18,21 @@ from semipd_core.api.partition import (
     PodPartitionSpec,
     PodPartitionStatus,
 )
+from semipd_core.errors import InvalidSpec
 from semipd_core.repartition import Phase
 from semipd_core.service_settings import slo_targets
 
 CPU = "CPU"
 MAX_MESSAGE = 1024
 NOT_KNOWN: Mapping[str, Collection[str]] = MappingProxyType({})
+
+
+def read_status(found: object) -> PodPartitionStatus:
+    """Of a partition as an API server gives it; that of a new one where it cannot be read."""
+    try:
+        return codec.read_partition(found).status or PodPartitionStatus()
+    except InvalidSpec:
+        return PodPartitionStatus()
 
 
 def to_wish(spec: PodPartitionSpec) -> WishWire:
