@@ -18,7 +18,7 @@ from semipd_cli.init.progress import StartClock, wait_until_ready
 from semipd_cli.init.stop_signals import StopSignals
 from semipd_cli.run_directory import UpRecord, read_error, write_record
 from semipd_core.agent_config import AgentConfig
-from semipd_core.errors import NotReadyYet
+from semipd_core.errors import NotReadyYet, SemipdError
 
 _ERROR_POLL_S = 0.5
 _WATCH_S = 5.0
@@ -53,6 +53,10 @@ async def serve(job: Job) -> None:
             await first_of(
                 signals.wait(), _watch_errors(job), _keep(job, keeper), _work(job, client, keeper, ready)
             )
+        except SemipdError as error:
+            if ready.is_set():  # it is told now, not only when everything has ended
+                job.say(f"stopping, open requests finish first: {str(error).splitlines()[0]}")
+            raise
         finally:
             # A pod may answer requests before it is ready, but never before its agent does.
             may_be_open = keeper.has_answered if signals.is_requested else ready.is_set()
