@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from semipd_agent.observer import EngineObserver
 from semipd_agent.supervision.shared import SharedProcess
@@ -30,15 +32,14 @@ async def wait_for_open_requests(
     Behind a proxy it is the proxy that closes: a front end that did would refuse what the proxy has taken and not yet passed on.
     """
     _log.info("draining", timeout_s=timeout_s, lag_s=lag_s)
-    deadline_s = asyncio.get_running_loop().time() + lag_s + timeout_s
+    clock = asyncio.get_running_loop()
+    deadline_s = clock.time() + lag_s + timeout_s
     if proxy is not None:
         proxy.ask_to_end()
         await _until(_has_ended(proxy), deadline_s, hurry)
         lag_s = 0.0
-    await asyncio.gather(*(observer.front_end.drain(lag_s) for observer in observers))
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(hurry.wait(), lag_s)
-    if not await _until(_are_idle(observers, QUIET_S if lag_s else 0.0), deadline_s, hurry):
+    leaving = [_Leaving(observer, clock.time() + lag_s) for observer in observers]
+    if not await _until(_are_idle(leaving, QUIET_S if lag_s else 0.0), deadline_s, hurry):
         _log.warning("requests are open at the end of the drain", timeout_s=timeout_s)
 
 
@@ -59,24 +60,42 @@ def _has_ended(proxy: SharedProcess) -> Callable[[], Awaitable[bool]]:
     return is_done
 
 
-def _are_idle(observers: Sequence[EngineObserver], quiet_s: float) -> Callable[[], Awaitable[bool]]:
+@dataclass(slots=True, eq=False)
+class _Leaving:
+    """A front end that is asked to leave until it has taken the order. `closes_s`: of the event loop's clock."""
+
+    observer: EngineObserver
+    closes_s: float
+    _has_taken_it: bool = False
+
+    async def is_idle(self) -> bool:
+        """Closed, and nothing is open; not so as long as it does not answer. One that is not there has nothing open."""
+        if not self._is_there:
+            return True
+        front_end, lag_s = self.observer.front_end, self.closes_s - asyncio.get_running_loop().time()
+        self._has_taken_it = self._has_taken_it or await front_end.drain(max(0.0, lag_s))
+        if not self._has_taken_it or lag_s > 0:
+            return False
+        window = await front_end.window()
+        return window is not None and not window.open_requests
+
+    @property
+    def _is_there(self) -> bool:
+        """It may have served, if only under the agent before this one."""
+        supervisor = self.observer.supervisor
+        return supervisor.children["frontend"].is_alive and Path(supervisor.config.front_socket).exists()
+
+
+def _are_idle(leaving: Sequence[_Leaving], quiet_s: float) -> Callable[[], Awaitable[bool]]:
     """For `quiet_s` on end."""
     clock = asyncio.get_running_loop()
     busy_s = clock.time()
 
     async def is_done() -> bool:
         nonlocal busy_s
-        if any(await asyncio.gather(*map(_open_requests, observers))):
+        if not all(await asyncio.gather(*(front_end.is_idle() for front_end in leaving))):
             busy_s = clock.time()
             return False
         return clock.time() - busy_s >= quiet_s
 
     return is_done
-
-
-async def _open_requests(observer: EngineObserver) -> int:
-    """An engine that never served or has no front end has none; one that does not answer is taken to have one."""
-    if not (observer.has_been_ready and observer.supervisor.children["frontend"].is_alive):
-        return 0
-    window = await observer.front_end.window()
-    return 1 if window is None else window.open_requests

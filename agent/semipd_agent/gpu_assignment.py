@@ -37,6 +37,11 @@ def known_uuids(assigned: Sequence[Sequence[str]]) -> frozenset[str]:
     return frozenset() if any(uuid.startswith(configure.ORDINAL) for uuid in uuids) else uuids
 
 
+def own_gpus(engine: EngineConfig) -> list[str]:
+    """Of its ranks, as `configure.assign_gpus` says."""
+    return [gpu for gpu in (engine.gpu, *engine.other_gpus) if gpu is not None]
+
+
 def _held_gpus(
     config: AgentConfig, run_directory: RunDirectory, journalled: Mapping[str, JournalledProcess]
 ) -> list[list[str]] | None:
@@ -58,4 +63,4 @@ def _read_gpus(run_directory: RunDirectory, engine_id: str) -> list[str]:
         told = msgspec.json.decode(run_directory.engine_config(engine_id).read_bytes(), type=EngineConfig)
     except (OSError, msgspec.MsgspecError):
         return []
-    return [gpu for gpu in (told.gpu, *told.other_gpus) if gpu is not None]
+    return own_gpus(told)

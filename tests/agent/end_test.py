@@ -50,6 +50,32 @@ def test_a_drain_ends_at_its_timeout_though_requests_are_open(
     agent.assert_nothing_left()
 
 
+def test_a_front_end_is_asked_to_drain_until_it_has_taken_the_order(
+    start_agent: Callable[..., AgentProcess],
+) -> None:
+    faults = {"drain_orders_lost": 2, "open_requests": 1, "drain_s": 1.0}
+    agent = start_agent(faults, drain_timeout_seconds=600)
+    agent.until_ready()
+    assert agent.terminate() == 0  # its request ends only after the order
+    agent.assert_nothing_left()
+
+
+def test_the_next_agent_waits_for_what_a_dead_one_has_left_open(
+    start_agent: Callable[..., AgentProcess],
+) -> None:
+    agent = start_agent({"open_requests": 3, "drain_s": 8.0})
+    agent.until_ready()
+    began_s = time.monotonic()
+    agent.post("/v1/drain")
+    agent.until(lambda: agent.engine().phase == "Draining", "draining")
+    agent.kill()
+    agent.start()
+    agent.until(lambda: agent.post("/v1/drain").status_code == 202, "the order is taken again")
+    assert agent.wait() == 0
+    assert time.monotonic() - began_s >= 8.0  # the requests' time, which is a lower bound
+    agent.assert_nothing_left()
+
+
 def test_a_second_signal_does_not_wait_for_open_requests(start_agent: Callable[..., AgentProcess]) -> None:
     agent = start_agent({"open_requests": 1, "drain_s": 600}, drain_timeout_seconds=600)
     agent.until_ready()

@@ -110,7 +110,7 @@ async def following() -> AsyncIterator[Sink]:
             last_heartbeat_time=old.last_heartbeat_time,
         )
 
-    writer = StatusWriter(client, NAMESPACE, POD, build)
+    writer = StatusWriter(client, NAMESPACE, POD, build, lambda: source.found)
     tasks = [asyncio.create_task(source.run(sink)), asyncio.create_task(writer.run())]
     try:
         yield sink

@@ -51,9 +51,10 @@ def status_of(
     refusal: str | None = None,
     old: PodPartitionStatus | None = None,
     now: str = NOW,
+    **more: Any,
 ) -> PodPartitionStatus:
     return build_status(
-        found, inventory, generation=4, refusal=refusal, old=old or PodPartitionStatus(), now=now
+        found, inventory, generation=4, refusal=refusal, old=old or PodPartitionStatus(), now=now, **more
     )
 
 
@@ -122,20 +123,38 @@ def test_equal_findings_give_an_equal_status() -> None:
     assert status_of(agent(engine()), old=first, now=LATER) == first
 
 
+def gpu(uuid: str, reason: str = "") -> DeviceUnit:
+    return DeviceUnit(
+        uuid=uuid, name="H200", num_cores=132, memory_bytes=1, percent_step=2, healthy=not reason, reason=reason
+    )  # fmt: skip
+
+
 def test_an_unhealthy_gpu_is_named_with_its_reason() -> None:
-    unit = DeviceUnit(
-        uuid="GPU-1",
-        name="H200",
-        num_cores=132,
-        memory_bytes=1,
-        percent_step=2,
-        healthy=False,
-        reason="Xid 79",
-    )
-    [reported] = status_of(agent(engine()), inventory=Inventory(kind="CUDA", units=[unit])).engines
+    ill = Inventory(kind="CUDA", units=[gpu("GPU-1", "Xid 79")])
+    [reported] = status_of(agent(engine()), inventory=ill).engines
     assert [(gpu.uuid, gpu.health.value, gpu.message) for gpu in reported.gpus] == [
         ("GPU-1", "Unhealthy", "Xid 79")
     ]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "reported"),
+    [
+        pytest.param(
+            {"engine-0": ["GPU-2"], "engine-1": ["GPU-1", "GPU-3"]},
+            [["GPU-2"], ["GPU-1", "GPU-3"]],
+            id="its own, of all its ranks",
+        ),
+        pytest.param(
+            {"engine-0": [], "engine-1": []}, [["GPU-1", "GPU-2", "GPU-3"]] * 2, id="all where it may be any"
+        ),
+    ],
+)
+def test_the_gpus_of_an_engine(gpus: dict[str, list[str]], reported: list[list[str]]) -> None:
+    found = agent(engine(), engine(engine_id="engine-1"))
+    inventory = Inventory(kind="CUDA", units=[gpu(f"GPU-{number}") for number in (1, 2, 3)])
+    engines = status_of(found, inventory=inventory, gpus=gpus).engines
+    assert [[gpu.uuid for gpu in each.gpus] for each in engines] == reported
 
 
 def test_a_spec_is_a_wish_and_never_a_pin() -> None:

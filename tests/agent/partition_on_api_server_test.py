@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -204,3 +205,19 @@ def test_the_pods_port_gives_readings_and_takes_no_orders(
 ) -> None:
     agent.until_ready()
     assert answer(agent, method, path) == status
+
+
+def test_an_agent_that_starts_again_keeps_the_time_of_a_condition_that_holds(
+    partitions: Partitions, agent: AgentProcess
+) -> None:
+    partitions.ask(80, "cluster-1")
+    agent.until_ready()
+    agent.until(lambda: partitions.granted() == 80, "the status is written")
+    before = partitions.status()
+    agent.kill()
+    time.sleep(1.0)  # a time has no fraction of a second
+    agent.start()
+    agent.until(
+        lambda: partitions.status()["lastHeartbeatTime"] != before["lastHeartbeatTime"], "written again"
+    )
+    assert partitions.status()["conditions"] == before["conditions"]

@@ -8,19 +8,24 @@ import json
 import os
 import signal
 import socket
+import socketserver
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 from running_service import free_port
 
 from semipd_cli.__main__ import main
+from semipd_core.telemetry import FrontEndReport, SloTargets
 
 pytestmark = pytest.mark.slow
 
@@ -35,6 +40,7 @@ spec:
   resources: {device: CPU}
   drain: {timeoutSeconds: 5}
 """
+DRAIN_S, STOP_S = 5, 20  # a pod's grace period
 
 
 def wait_for(condition: Callable[[], Any], timeout_s: float = 30.0) -> Any:
@@ -202,6 +208,112 @@ def test_a_killed_agent_is_started_again_and_its_orphans_are_ended(service: Serv
     up.send_signal(signal.SIGTERM)
     assert up.wait(30) == 0
     assert is_gone(orphan)
+
+
+def kill_agent(service: Service) -> None:
+    os.kill(service.status()["agent"]["pid"], signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    "is_seen", [pytest.param(False, id="it has just died"), pytest.param(True, id="the next one starts")]
+)
+def test_sigterm_while_no_agent_answers_drains_by_the_next_one(is_seen: bool, service: Service) -> None:
+    up = service.start_and_wait("comes-back-late")
+    kill_agent(service)
+    if is_seen:
+        wait_for(lambda: "it starts again" in service.said)
+    up.send_signal(signal.SIGTERM)
+    assert up.wait(30) == 0
+    assert service.asked[-2:] == [{"drain": True}, {"signal": "SIGTERM"}]
+
+
+def test_an_agent_that_dies_while_it_drains_is_replaced_by_one_that_drains(service: Service) -> None:
+    up = service.start_and_wait("dies-in-drain")
+    up.send_signal(signal.SIGTERM)
+    assert up.wait(30) == 0
+    assert service.asked[-4:] == [{"drain": True}, {"signal": "SIGTERM"}] * 2
+
+
+def test_a_second_signal_waits_for_no_agent_that_could_drain(service: Service) -> None:
+    up = service.start_and_wait("hangs-when-back")
+    kill_agent(service)
+    up.send_signal(signal.SIGTERM)
+    wait_for(lambda: "open requests finish first" in service.said)
+    asked_s = time.monotonic()
+    up.send_signal(signal.SIGTERM)
+    assert up.wait(30) == 0
+    assert time.monotonic() - asked_s < DRAIN_S
+
+
+def test_an_agent_is_asked_to_drain_until_the_time_for_it_is_over(service: Service) -> None:
+    up = service.start_and_wait("refuses-to-drain")
+    asked_s = time.monotonic()
+    up.send_signal(signal.SIGTERM)
+    assert up.wait(DRAIN_S + STOP_S) == 0
+    assert time.monotonic() - asked_s >= DRAIN_S
+    asked = service.asked[service.asked.index({"drain": True}) :]
+    assert asked[1] == {"drain": True}
+    assert asked[-1] == {"signal": "SIGTERM"}
+
+
+def test_an_engine_that_fails_beside_others_that_serve_drains_them(service: Service) -> None:
+    up = service.start_and_wait()
+    error = {"path": "spec.model.uri", "given": "gone", "allowed": "a model"}
+    (service.directory / "engine-1" / "error.json").write_text(json.dumps(error))
+    assert up.wait(30) == 2
+    said = service.said.splitlines()
+    assert "stopping, open requests finish first: spec.model.uri: got gone, allowed: a model" in said
+    assert said[-1] == "semipd: spec.model.uri: got gone, allowed: a model"
+    assert {"drain": True} in service.asked
+
+
+class OneOpenRequest(BaseHTTPRequestHandler):
+    """A front end with a request open until `is_done` is set."""
+
+    is_done: threading.Event
+
+    def do_GET(self) -> None:
+        slo = SloTargets(ttft_percentile=0, ttft_ms=0, tpot_percentile=0, tpot_ms=0)
+        num_open = 0 if self.is_done.is_set() else 1
+        report = FrontEndReport(
+            at_s=time.time(), ready=True, slo=slo, open_requests=num_open, queued_requests=0, slots=[]
+        )
+        body = msgspec.json.encode(report)
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def address_string(self) -> str:
+        return "unix"
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+@contextlib.contextmanager
+def open_request(socket_path: Path) -> Iterator[threading.Event]:
+    done = threading.Event()
+    handler = type("Handler", (OneOpenRequest,), {"is_done": done})
+    with socketserver.ThreadingUnixStreamServer(str(socket_path), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield done
+        server.shutdown()
+
+
+def test_without_an_agent_that_could_drain_what_is_open_may_finish(service: Service) -> None:
+    up = service.start_and_wait("breaks")
+    left = psutil.Process(service.status()["shared"][0]["pid"])
+    with open_request(service.directory / "engine-1" / "front.sock") as done:
+        kill_agent(service)
+        wait_for(lambda: "waiting until nothing is open" in service.said)
+        time.sleep(2.0)  # longer than one that has nothing open is looked at
+        assert up.poll() is None
+        assert not is_gone(left)
+        done.set()
+        assert up.wait(30) == 1
+    assert "the fake agent cannot come back" in service.said
+    assert is_gone(left)
 
 
 def test_an_engine_that_cannot_run_ends_everything_with_its_message(service: Service) -> None:

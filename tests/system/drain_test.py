@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import signal
 import time
@@ -57,3 +58,32 @@ async def test_a_drain_time_that_is_too_short_cuts_what_is_left(tiny_llama_dir: 
         assert await asyncio.to_thread(service.up.wait, 60) == 0
         assert time.monotonic() - started_s < 30
         assert any(not each.is_complete for each in await load)
+
+
+@pytest.mark.parametrize(
+    ("is_draining", "replicas"),
+    [
+        pytest.param(False, 1, id="before the signal, one engine"),
+        pytest.param(True, 2, id="while it drains, two engines and a proxy"),
+    ],
+)
+async def test_open_requests_finish_though_the_agent_dies(
+    is_draining: bool, replicas: int, tiny_llama_dir: Path, tmp_path: Path
+) -> None:
+    chooser = random.Random(2)
+    prompts = [[chooser.randrange(3, 384) for _ in range(30)] for _ in range(40)]
+    manifest = service_manifest(f"file://{tiny_llama_dir}", replicas=replicas, drain={"timeoutSeconds": 120})
+    with RunningService(tmp_path, manifest) as service:
+        load = asyncio.create_task(service.complete_all(prompts, 220))
+        await service.until_open(len(prompts) // 2)
+        agent_pid = service.pid("agent")
+        if is_draining:
+            service.up.send_signal(signal.SIGTERM)
+            await asyncio.to_thread(service.wait_until, lambda: not is_ready(service), 60)
+        os.kill(agent_pid, signal.SIGKILL)
+        if not is_draining:
+            service.up.send_signal(signal.SIGTERM)
+        assert not load.done(), "the load must outlast the agent for this to mean anything"
+        completions = await load
+        assert [each.finish for each in completions] == ["length"] * len(prompts)
+        assert await asyncio.to_thread(service.up.wait, 120) == 0

@@ -8,6 +8,7 @@ from functools import partial
 from semipd_agent.agent import Agent
 from semipd_agent.device.cpu import CpuDevice
 from semipd_agent.device.facts import Inventory
+from semipd_agent.gpu_assignment import known_uuids, own_gpus
 from semipd_agent.status import build_status as build_agent_status
 from semipd_core.agent_config import KubernetesSettings
 from semipd_core.api.partition import PodPartitionStatus
@@ -29,6 +30,7 @@ async def follow_partition(agent: Agent, settings: KubernetesSettings) -> None:
         raise InvalidSpec(
             "KUBECONFIG", str(error), "a cluster: the token of the pod's service account, or a kubeconfig"
         ) from None
+    gpus = {name: known_uuids([own_gpus(each.supervisor.config)]) for name, each in agent.observers.items()}
     source = PartitionSource(client, settings.namespace, settings.name)
 
     def build(old: PodPartitionStatus, now: str) -> PodPartitionStatus:
@@ -39,9 +41,10 @@ async def follow_partition(agent: Agent, settings: KubernetesSettings) -> None:
             refusal=source.refusal,
             old=old,
             now=now,
+            gpus=gpus,
         )
 
-    writer = StatusWriter(client, settings.namespace, settings.name, build, lambda: source.uid)
+    writer = StatusWriter(client, settings.namespace, settings.name, build, lambda: source.found)
     async with asyncio.TaskGroup() as tasks:
         for run in (partial(source.run, agent), writer.run):
             tasks.create_task(run())

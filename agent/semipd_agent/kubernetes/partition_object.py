@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 
 from semipd_agent.device.facts import Inventory
 from semipd_core.agent_config import AS_ASKED, AgentStatus, BandWire, EngineStatus, PartitionWire, WishWire
+from semipd_core.api import codec
 from semipd_core.api.conditions import Condition, ConditionStatus, ConditionType, set_condition
 from semipd_core.api.fields import PartitionSplit
 from semipd_core.api.partition import (
@@ -16,11 +18,21 @@ from semipd_core.api.partition import (
     PodPartitionSpec,
     PodPartitionStatus,
 )
+from semipd_core.errors import InvalidSpec
 from semipd_core.repartition import Phase
 from semipd_core.service_settings import slo_targets
 
 CPU = "CPU"
 MAX_MESSAGE = 1024
+NOT_KNOWN: Mapping[str, Collection[str]] = MappingProxyType({})
+
+
+def read_status(found: object) -> PodPartitionStatus:
+    """Of a partition as an API server gives it; that of a new one where it cannot be read."""
+    try:
+        return codec.read_partition(found).status or PodPartitionStatus()
+    except InvalidSpec:
+        return PodPartitionStatus()
 
 
 def to_wish(spec: PodPartitionSpec) -> WishWire:
@@ -54,10 +66,20 @@ def build_status(
     refusal: str | None,
     old: PodPartitionStatus,
     now: str,
+    gpus: Mapping[str, Collection[str]] = NOT_KNOWN,
 ) -> PodPartitionStatus:
-    """`generation`: of the spec taken last. `refusal`: why the last spec was not taken. `now`: RFC 3339."""
+    """`generation`: of the spec taken last. `refusal`: why the last spec was not taken. `now`: RFC 3339.
+
+    `gpus`: UUIDs by engine; empty, or none for an engine: it may be any of the inventory's.
+    """
     engines = tuple(
-        _engine(engine, inventory, _conditions(old, engine.engine_id), now) for engine in agent.engines
+        _engine(
+            engine,
+            _gpus(inventory, gpus.get(engine.engine_id, ())),
+            _conditions(old, engine.engine_id),
+            now,
+        )
+        for engine in agent.engines
     )
     return PodPartitionStatus(
         observed_generation=generation,
@@ -76,7 +98,7 @@ def _isolation(agent: AgentStatus) -> PodIsolation | None:
 
 
 def _engine(
-    engine: EngineStatus, inventory: Inventory, old: Sequence[Condition], now: str
+    engine: EngineStatus, gpus: tuple[GpuStatus, ...], old: Sequence[Condition], now: str
 ) -> EnginePartitionStatus:
     is_steady = engine.phase == Phase.STEADY and engine.granted == engine.requested
     status = ConditionStatus.FALSE if is_steady or _has_given_up(engine) else ConditionStatus.TRUE
@@ -94,7 +116,7 @@ def _engine(
         name=engine.engine_id,
         requested=_split(engine.requested),
         granted=_split(engine.granted) if engine.granted is not None else None,
-        gpus=_gpus(inventory),
+        gpus=gpus,
         conditions=conditions,
     )
 
@@ -133,7 +155,7 @@ def _conditions(old: PodPartitionStatus, engine_id: str) -> Sequence[Condition]:
     return next((engine.conditions for engine in old.engines if engine.name == engine_id), ())
 
 
-def _gpus(inventory: Inventory) -> tuple[GpuStatus, ...]:
+def _gpus(inventory: Inventory, own: Collection[str]) -> tuple[GpuStatus, ...]:
     if inventory.kind == CPU:
         return ()
     return tuple(
@@ -143,6 +165,7 @@ def _gpus(inventory: Inventory) -> tuple[GpuStatus, ...]:
             message=unit.reason,
         )
         for unit in inventory.units
+        if unit.uuid in own or not own
     )
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import Any
 
 from lightkube import AsyncClient
 from lightkube.generic_resource import create_namespaced_resource
 
 from semipd_agent.journal.file import JournalUnwritable
-from semipd_agent.kubernetes.partition_object import to_wish
+from semipd_agent.kubernetes.partition_object import read_status, to_wish
 from semipd_agent.wishes.source import WishRefused, WishSink
 from semipd_core.agent_config import WishWire
 from semipd_core.api import codec
 from semipd_core.api.fields import GROUP
+from semipd_core.api.partition import PodPartitionStatus
 from semipd_core.errors import InvalidSpec
 from semipd_shell import log
 from semipd_shell.informer import Informer, Key, Object
@@ -24,13 +26,21 @@ PARTITION: Any = create_namespaced_resource(GROUP, "v1alpha1", "SemiPDPartition"
 _log = log.logger(__name__)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A partition as it was when it was seen first, also by an agent that has just started."""
+
+    uid: str | None
+    status: PodPartitionStatus
+
+
 class PartitionSource:
-    """A `WishSource`. `generation` and `refusal` are of the spec looked at last, `uid` of the object seen last."""
+    """A `WishSource`. `generation` and `refusal` are of the spec looked at last, `found` of the object; None: none yet."""
 
     def __init__(self, client: AsyncClient, namespace: str, name: str) -> None:
         self.generation: int | None = None
         self.refusal: str | None = None
-        self.uid: str | None = None
+        self.found: Found | None = None
         self._pending: Object | None = None
         self._news = asyncio.Event()
         self._taken: WishWire | None = None
@@ -39,9 +49,13 @@ class PartitionSource:
     def _note(self, _: Key, __: Object | None, now: Object | None) -> None:
         """A partition that is gone changes nothing: its pod goes with it, or the operator makes it again."""
         if now is not None:
-            self.uid = now["metadata"].get("uid")
+            self._note_object(now, now["metadata"].get("uid"))
         self._pending = now
         self._news.set()
+
+    def _note_object(self, now: Object, uid: str | None) -> None:
+        if self.found is None or self.found.uid != uid:
+            self.found = Found(uid=uid, status=read_status(now))
 
     async def run(self, sink: WishSink) -> None:
         """Until cancelled. What ends the watch ends this too: nobody would notice an agent that no longer listens."""

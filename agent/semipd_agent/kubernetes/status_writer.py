@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from lightkube import AsyncClient
 
-from semipd_agent.kubernetes.partition_source import PARTITION
+from semipd_agent.kubernetes.partition_source import PARTITION, Found
 from semipd_core.api import codec
 from semipd_core.api.fields import API_VERSION
 from semipd_core.api.partition import PodPartitionStatus
@@ -31,7 +31,7 @@ _log = log.logger(__name__)
 class StatusWriter:
     """`build` gives the status as it should be, from the one written last and the time (RFC 3339).
 
-    `uid`: of the partition, None while it is not known. One that was made again has no status yet.
+    `found`: the partition, with what the agent before this one has written; None: not seen yet, and nothing is written.
     """
 
     def __init__(
@@ -40,11 +40,12 @@ class StatusWriter:
         namespace: str,
         name: str,
         build: Callable[[PodPartitionStatus, str], PodPartitionStatus],
-        uid: Callable[[], str | None] = lambda: None,
+        found: Callable[[], Found | None],
     ) -> None:
         self._client, self._namespace, self._name = client, namespace, name
         self._build = build
-        self._uid, self._written_uid = uid, uid()
+        self._found = found
+        self._known: Found | None = None
         self._written = PodPartitionStatus()
         self._heartbeat_due_s = 0.0
 
@@ -63,11 +64,12 @@ class StatusWriter:
 
     async def write_if_due(self, now_s: float) -> bool:
         """Whether it was written. `now_s` is monotonic. Raises: ApiError, httpx2.HTTPError."""
+        found = self._found()
+        if found is None:
+            return False
+        if found is not self._known:
+            self._known, self._written = found, found.status
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        uid = self._uid()
-        if self._written_uid is not None and uid != self._written_uid:
-            self._written = PodPartitionStatus()
-        self._written_uid = uid
         status = self._build(self._written, now)
         if status == self._written and now_s < self._heartbeat_due_s:
             return False

@@ -80,6 +80,8 @@ class AgentKeeper:
         self._exit_code = 0
         self._exited = asyncio.Event()
         self._silent_deaths = 0
+        self.lives = 0  # agents started so far
+        self.has_answered = False  # any of them
 
     @property
     def is_running(self) -> bool:
@@ -89,6 +91,7 @@ class AgentKeeper:
         """In a session of its own: a Ctrl-C on the terminal is for `semipd up` alone. Raises: OSError."""
         append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         self._exited.clear()
+        self.lives += 1
         self._pid = os.posix_spawn(
             self._command[0],
             self._command,
@@ -106,6 +109,7 @@ class AgentKeeper:
     def answered(self) -> None:
         """The agent has answered: its next end is no failure to start."""
         self._silent_deaths = 0
+        self.has_answered = True
 
     def send(self, number: signal.Signals) -> None:
         """Nothing happens if the agent has ended: its pid is not reused before `reap` has seen it."""
@@ -124,16 +128,16 @@ class AgentKeeper:
             if pid == self._pid:
                 self._pid = None
                 self._exit_code = os.waitstatus_to_exitcode(status)
+                self._silent_deaths += 1
                 self._exited.set()
 
     async def keep(self, say: Callable[[str], None]) -> AfterExit:
-        """Restart the agent until it finishes or refuses its input.
+        """Restart the agent until it finishes or refuses its input. Cancelled, it can be called again.
 
-        Raises: AgentFailed.
+        Raises: AgentFailed, OSError.
         """
         while True:
             await self._exited.wait()
-            self._silent_deaths += 1
             decision = after_exit(self._exit_code, self._silent_deaths)
             if decision.step is AfterExit.GIVE_UP:
                 raise AgentFailed(f"{decision.message}\n{tail(self._log_path)}")

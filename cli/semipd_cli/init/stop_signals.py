@@ -14,10 +14,15 @@ class StopSignals:
         self._say = say
         self._count = 0
         self._requested = asyncio.Event()
+        self._urgent = asyncio.Event()
+
+    @property
+    def is_requested(self) -> bool:
+        return self._requested.is_set()
 
     @property
     def is_urgent(self) -> bool:
-        return self._count > 1
+        return self._urgent.is_set()
 
     def install(self) -> None:
         loop = asyncio.get_running_loop()
@@ -27,8 +32,11 @@ class StopSignals:
     async def wait(self) -> None:
         await self._requested.wait()
 
+    async def wait_urgent(self) -> None:
+        await self._urgent.wait()
+
     def _received(self, number: signal.Signals) -> None:
         self._count += 1
-        self._requested.set()
+        (self._requested if self._count == 1 else self._urgent).set()
         what = "stopping, open requests finish first" if self._count == 1 else "stopping at once"
         self._say(f"{signal.Signals(number).name}: {what}")

@@ -20,7 +20,7 @@ from pathlib import Path
 from socketserver import ThreadingMixIn, UnixStreamServer
 
 import msgspec
-from program_faults import ORPHAN_GRACE_S, Faults, read_config, read_faults
+from program_faults import LOST_ORDER_S, ORPHAN_GRACE_S, Faults, read_config, read_faults
 from stepless_coordinator import SteplessCoordinator
 
 from semipd_core import messages
@@ -84,6 +84,7 @@ def coordinator(config: EngineConfig) -> int:
 def frontend(config: EngineConfig) -> int:
     faults = read_faults(Path(config.directory).parent)
     drained_s: list[float] = []
+    lost: list[str] = []
     slos = [config.slo]
 
     def open_requests() -> int:
@@ -103,6 +104,10 @@ def frontend(config: EngineConfig) -> int:
             self._answer(msgspec.json.encode(report))
 
         def do_POST(self) -> None:
+            if len(lost) < faults.drain_orders_lost:
+                lost.append(self.path)
+                time.sleep(LOST_ORDER_S)
+                return
             drained_s.append(time.monotonic())
             self._answer(b"{}")
 

@@ -9,6 +9,7 @@ import msgspec
 from semipd_core.engine_config import EngineConfig, SpecError
 
 ORPHAN_GRACE_S = 8.0
+LOST_ORDER_S = 1.5  # longer than the agent waits for an answer
 
 
 class Faults(msgspec.Struct, kw_only=True):
@@ -25,6 +26,7 @@ class Faults(msgspec.Struct, kw_only=True):
     lanes_ignore_sigterm: bool = False
     open_requests: int = 0  # of each front end, until it drains for `drain_s`
     drain_s: float = 0.0
+    drain_orders_lost: int = 0  # the first ones to each front end: neither taken nor answered
 
 
 def read_faults(run_directory: Path) -> Faults:

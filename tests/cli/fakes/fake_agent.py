@@ -2,7 +2,9 @@
 
 `FAKE_AGENT` says how it behaves: well (unset), `refuses` (an engine leaves error.json), `exits-2`,
 `exits-2-silently`, `crashes`, `never-ready`,
-`deaf` (ignores SIGTERM), `rolls-back`. What it is asked for is appended to `asked.jsonl` beside the run directory.
+`deaf` (ignores SIGTERM), `rolls-back`, `refuses-to-drain`, `dies-in-drain` (the first one),
+`comes-back-late`, `hangs-when-back`, `breaks` (those after the first one).
+What it is asked for is appended to `asked.jsonl` beside the run directory.
 """
 
 from __future__ import annotations
@@ -26,9 +28,10 @@ MODEL_S, LANES_S, READY_S, SWITCH_S = 0.2, 0.4, 0.6, 0.3
 
 
 class FakeAgent:
-    def __init__(self, directory: Path, behaviour: str) -> None:
+    def __init__(self, directory: Path, behaviour: str, *, is_first: bool) -> None:
         self.directory = directory
         self.behaviour = behaviour
+        self.is_first = is_first
         self.config = json.loads((directory / "service.json").read_text())
         partition = self.config["partition"]
         self.split = {
@@ -113,6 +116,8 @@ class FakeAgent:
         self.note({"signal": "SIGTERM"})
         if self.behaviour == "deaf":
             return
+        if self.behaviour == "dies-in-drain" and self.is_first:
+            os._exit(1)
         self.child.terminate()
         self.child.wait()
         os._exit(0)
@@ -135,6 +140,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.agent.note({"drain": True})
+        if self.agent.behaviour == "refuses-to-drain":
+            self.answer(500, {})
+            return
         self.agent.draining = True
         self.answer(200, {})
 
@@ -156,6 +164,13 @@ class UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
 
 
+def come_back(behaviour: str) -> None:
+    """What happens before an agent that takes another one's place hears anything."""
+    if behaviour == "breaks":
+        sys.exit("the fake agent cannot come back")
+    time.sleep({"comes-back-late": 2.0, "hangs-when-back": 600.0}.get(behaviour, 0.0))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("-m")  # so that the command line reads like that of an agent
@@ -167,9 +182,12 @@ def main() -> None:
     if behaviour == "exits-2-silently":
         print("no such device", file=sys.stderr)
         sys.exit(2)
+    is_first = not (args.run_dir / "agent.lock").exists()
+    if not is_first:
+        come_back(behaviour)
     lock = os.open(args.run_dir / "agent.lock", os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    agent = FakeAgent(args.run_dir, behaviour)
+    agent = FakeAgent(args.run_dir, behaviour, is_first=is_first)
     signal.signal(signal.SIGTERM, agent.end)
     if behaviour in {"refuses", "exits-2"}:
         (args.run_dir / "engine-0").mkdir(exist_ok=True)
