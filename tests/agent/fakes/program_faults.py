@@ -8,7 +8,7 @@ import msgspec
 
 from semipd_core.engine_config import EngineConfig, SpecError
 
-ORPHAN_GRACE_S = 8.0
+ORPHAN_GRACE_S = 25.0  # an agent that is started on a busy machine takes ten
 LOST_ORDER_S = 1.5  # longer than the agent waits for an answer
 
 
