@@ -32,6 +32,7 @@ from semipd_operator.plan.trial_status import recorded_rollout
 from semipd_shell import log
 from semipd_shell.informer import Key
 
+LEFT_ROUNDS = 4
 DEADLINE_SHARE = 0.7  # of a round, for the scrape; then come the steps of those that are waited for
 
 _log = log.logger(__name__)
@@ -146,7 +147,10 @@ class Rounds:
         await self._leave([key for key in left if key in self.services], pods)
 
     async def _leave(self, keys: list[Key], pods: Mapping[Key, list[PodView]]) -> None:
-        """To the next round, which asks them first. What was known of them holds for as long as a report does."""
+        """To the next round, which asks them first. What was known of them holds for LEFT_ROUNDS, or no autoscaler would be held.
+
+        Not for less: each status that says so, and takes it back, is work that makes the next round leave more of them.
+        """
         self.left_out = len(keys)
         if keys:
             _log.warning("services left to the next round: this one had no time", count=len(keys))
@@ -154,7 +158,7 @@ class Rounds:
             looped = self.services.get(key)
             if looped is None or looped.round is None:
                 continue
-            if self._now_s() - looped.looked_s > looped.config.stale_after_s:
+            if self._now_s() - looped.looked_s > LEFT_ROUNDS * self._round_s:
                 self._take_step(key, looped, pods[key], {})
             await asyncio.sleep(0)
 

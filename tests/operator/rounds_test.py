@@ -116,7 +116,7 @@ async def test_what_was_known_of_a_service_that_is_not_asked_any_more_gets_old()
     looped = rounds.follow(WELL, ADMISSION, observed())
     await rounds.look()
     agents.time_for = 0
-    for later_s, state in ((15.0, WindowState.MET), (30.0, WindowState.MET), (45.0, WindowState.NO_DATA)):
+    for later_s, state in ((15.0, WindowState.MET), (60.0, WindowState.MET), (75.0, WindowState.NO_DATA)):
         now_s = NOW_S + later_s
         await rounds.look()
         assert looped.round is not None
